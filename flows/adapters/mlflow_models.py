@@ -1,0 +1,80 @@
+"""The trained network as an MLflow model ("models from code"): classifier.py beside its weights, no pickle."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.adapters.mlflow_store import client, tracking_uri
+
+# The store first: it sets the environment that MLflow reads when it is imported.
+# isort: split
+import mlflow.pyfunc
+import pandas as pd
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.pyfunc import PyFuncModel
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from PIL import Image
+
+CLASSIFIER = Path(__file__).with_name("classifier.py")
+# What classifier.py imports; a consumer needs no torch.
+REQUIREMENTS = ["mlflow>=3.17,<4", "numpy>=2", "pandas>=2", "pillow>=11", "threadpoolctl>=3"]
+# Inputs are left open: an MLflow schema can describe bytes or arrays, not "either", and would refuse the other.
+SIGNATURE = ModelSignature(
+    outputs=Schema(
+        [
+            ColSpec(DataType.long, "image"),
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.long, "class_index"),
+            ColSpec(DataType.double, "score"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("top_k", DataType.long, 1)]),
+)
+
+
+def log(model: Path, name: str, run_id: str, metadata: Mapping[str, Any]) -> ModelInfo:
+    """Store the network in directory `model` with its run; MLflow tries the example before it accepts it.
+
+    `metadata` travels inside the model, so it says where it came from even without a registry.
+    """
+    _use_store()
+    run = client().get_run(run_id)
+    # Made here, in the experiment of the run: MLflow would put it into the experiment "Default" and ./mlruns.
+    made = client().create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
+    return Model.log(
+        None,  # the name has a keyword of its own since MLflow 3
+        mlflow.pyfunc,
+        name=name,
+        run_id=run_id,
+        model_id=made.model_id,
+        python_model=str(CLASSIFIER),
+        artifacts={"weights": str(model / "model.safetensors"), "description": str(model / "model.json")},
+        signature=SIGNATURE,
+        input_example=pd.DataFrame({"image": [_example()]}),
+        pip_requirements=REQUIREMENTS,
+        metadata=dict(metadata),
+    )
+
+
+def load(uri: str) -> PyFuncModel:
+    """The classifier behind a model URI; raises ServiceDown or MLflow's own error."""
+    client()  # says so if the server is down
+    _use_store()
+    return mlflow.pyfunc.load_model(uri)
+
+
+def _example() -> str:
+    """A grey 8 x 8 PNG as base64 text, the form that a REST request has."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (128, 128, 128)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _use_store() -> None:
+    """Point MLflow's global functions, which save and load models, at the store of the client."""
+    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri())

@@ -1,0 +1,177 @@
+"""`vitflow`, the command line: parses and calls.
+
+Exit codes: 0 done, 1 a stage failed, 2 wrong usage or config, 3 a service does not answer, 130 interrupted.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.environment import apply_defaults
+
+FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Images in, a registered Vision Transformer out.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def main() -> None:
+    """Run the command; every error is a sentence and an exit code."""
+    apply_defaults()
+    # Warnings of libraries that a user can do nothing about would bury our own lines.
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except KeyboardInterrupt:
+        _exit("interrupted; run the same command again to go on from the last checkpoint", INTERRUPTED)
+    except (ConnectionError, TimeoutError) as error:
+        _exit(str(error), UNAVAILABLE)
+    except ValueError as error:
+        from flows.stages.config import ConfigError
+
+        _exit(str(error), MISUSED if isinstance(error, ConfigError) else FAILED)
+    except (OSError, RuntimeError, ArithmeticError) as error:
+        _exit(str(error), FAILED)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="A pipeline of pipelines.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value for this run: a.b=c. May be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline; stages that are up to date are skipped, a stage that was interrupted goes on."""
+    from flows import report, terminal
+    from flows.stages.run import Run
+
+    this = Run.of(name, tuple(overrides or ()))
+    plan = this.plan()
+    if dry_run:
+        _print_json(plan) if as_json else terminal.print_plan(this, plan)
+        return
+    if any(plan.values()) or "PREFECT_API_URL" in os.environ:
+        _run_flow(this, show=not as_json)
+    elif not as_json:
+        for stage in plan:
+            terminal.console.print(f"{stage}: up to date")
+    _print_json(report.results(this)) if as_json else terminal.print_summary(this)
+
+
+@app.command()
+def pipelines(as_json: Json = False) -> None:
+    """List the pipelines of pipelines.yaml."""
+    from flows import terminal
+    from flows.report import Row
+    from flows.stages.config import load, names
+
+    described = {name: load(name).deploy.description for name in names()}
+    if as_json:
+        _print_json(described)
+    else:
+        terminal.print_rows("pipelines", [Row(what=name, value=text) for name, text in described.items()])
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="A registered model; all of them by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List registered versions with aliases, scores and lineage."""
+    from flows import registry_view
+
+    registry_view.show(name, as_json=as_json)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[str, typer.Option("--model", help="A registered model.")] = "models:/vit-mini@champion",
+    top_k: Annotated[int, typer.Option("--top", help="How many classes to print for each image.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Classify images with a registered model."""
+    from flows import registry_view
+
+    registry_view.predict(images, model, top_k, as_json=as_json)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="A pipeline.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="The overrides of the run, if it had any.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the results of a finished run again."""
+    from flows import report as results
+    from flows import terminal
+    from flows.stages.run import Run
+
+    this = Run.of(name, tuple(overrides or ()))
+    _print_json(results.results(this)) if as_json else terminal.print_summary(this)
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server and UI.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server and UI.")] = 5000,
+) -> None:
+    """Start Prefect, MLflow and a runner for all pipelines in the foreground; Ctrl-C stops them."""
+    from flows import stack
+
+    stack.up(prefect_port=prefect_port, mlflow_port=mlflow_port)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what is installed, which services answer, what is misconfigured, and say how to mend it."""
+    from flows import doctor as checks
+
+    raise typer.Exit(checks.show(as_json=as_json))
+
+
+def _run_flow(this: Any, *, show: bool) -> None:
+    """Run in this process, with Prefect's temporary server unless PREFECT_API_URL names one."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # its lines would tear the bars apart
+    from flows import show as shown
+    from flows import terminal
+    from flows.adapters import mlflow_runs
+    from flows.pipeline import vit_pipeline
+
+    mlflow_runs.check(os.environ["MLFLOW_TRACKING_URI"])
+    if not show:
+        vit_pipeline(this.pipeline, list(this.overrides))
+        return
+    with terminal.LiveStages() as live:
+        shown.watch(live.listen, live.stage_done)
+        vit_pipeline(this.pipeline, list(this.overrides))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True, default=str))
+
+
+def _exit(sentence: str, code: int) -> None:
+    from flows import terminal
+
+    terminal.fail(sentence)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Environment that everything we start shares: state inside the checkout, no telemetry, generous start-up times.
+
+Must run before prefect, ray, mlflow or dvc are imported; a variable that is already set wins. A stack started
+by `vitflow up` is found through .vitflow/up.json.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import psutil
+
+UP_FILE = Path(".vitflow") / "up.json"
+
+
+def apply_defaults(root: Path | None = None) -> None:
+    """Set the variables that are not set yet."""
+    root = root or checkout()
+    for name, value in (defaults(root) | running_stack(root)).items():
+        os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # its server does not make it
+
+
+def defaults(root: Path) -> dict[str, str]:
+    """Variable names to values for an embedded run in this checkout."""
+    return {
+        "VITFLOW_ROOT": str(root),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(root / ".vitflow" / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "vitflow",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "DVC_NO_ANALYTICS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def running_stack(root: Path) -> dict[str, str]:
+    """PREFECT_API_URL and MLFLOW_TRACKING_URI of a running `vitflow up` in this checkout, if there is one."""
+    try:
+        stack = json.loads((root / UP_FILE).read_text())
+        if psutil.pid_exists(stack["pid"]):
+            return dict(stack["environment"])
+    except (OSError, ValueError, KeyError):
+        pass
+    return {}
+
+
+def checkout() -> Path:
+    """The nearest directory upwards that has a pipelines.yaml, else the one this package lies in."""
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / "pipelines.yaml").is_file():
+            return directory
+    return Path(__file__).parents[1]

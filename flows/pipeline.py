@@ -1,0 +1,54 @@
+"""The pipeline: six stages in order. One flow run is one row of stages in the Prefect UI."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from flows.environment import apply_defaults
+
+apply_defaults()
+
+from prefect import flow  # noqa: E402  (environment first)
+
+from flows import show  # noqa: E402
+from flows.adapters import ray_cluster  # noqa: E402
+from flows.stages import config as pipelines  # noqa: E402
+from flows.stages.run import Run  # noqa: E402
+from flows.tasks import as_task  # noqa: E402
+
+if TYPE_CHECKING:
+    PipelineName: TypeAlias = str
+else:
+    PipelineName = Literal[pipelines.names()]
+
+prepare, deduplicate, pretrain, finetune, evaluate, register = (as_task(stage) for stage in pipelines.STAGES)
+
+
+@flow(name="vit-pipeline", flow_run_name="{pipeline}", validate_parameters=True)
+def vit_pipeline(
+    pipeline: Annotated[PipelineName, Field(description="Which pipeline of pipelines.yaml to run")] = "mini",
+    overrides: Annotated[
+        list[str],
+        Field(
+            description="Values to change for this run, each like finetune.train.learning_rate=0.02. "
+            "Only the stages they touch run again, into a directory of their own."
+        ),
+    ] = [],  # noqa: B006  (a form needs a plain default, and nobody mutates it)
+) -> Path:
+    """Images in, a registered Vision Transformer out: prepare, deduplicate, pretrain, finetune, evaluate, register.
+
+    Stages that are up to date are skipped.
+    """
+    run = Run.of(pipeline, tuple(overrides))
+    try:
+        images = prepare(run)
+        kept = deduplicate(run, images=images)
+        backbone = pretrain(run, images=images, kept=kept)
+        finetuned = finetune(run, images=images, kept=kept, backbone=backbone)
+        scores = evaluate(run, images=images, model=finetuned)
+        registration = register(run, dedup=kept, pretrain=backbone, model=finetuned, scores=scores)
+        show.summary(run)
+        return registration
+    finally:
+        ray_cluster.stop()

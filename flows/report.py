@@ -1,0 +1,132 @@
+"""What a finished run amounts to, in numbers and in words: read from the stages' outputs, shown everywhere the same."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.stages.run import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the summary."""
+
+    what: str
+    value: str
+    note: str = ""
+
+
+def results(run: Run) -> dict[str, Any]:
+    """All numbers of a finished run, ready for JSON."""
+    read = {
+        stage: json.loads((run.out(stage) / name).read_text())
+        for stage, name in (
+            ("deduplicate", "report.json"),
+            ("pretrain", "metrics.json"),
+            ("finetune", "metrics.json"),
+            ("evaluate", "scores.json"),
+            ("register", "registration.json"),
+        )
+    }
+    return {
+        "pipeline": run.pipeline,
+        "overrides": list(run.overrides),
+        **read,
+        "outputs": {stage: str(run.out(stage)) for stage in read},
+    }
+
+
+def rows(run: Run) -> list[Row]:
+    """The summary table."""
+    numbers = results(run)
+    dedup, scores, registered = numbers["deduplicate"], numbers["evaluate"], numbers["register"]
+    planted = dedup["planted"]
+    found = f"planted found: {planted['found']} of {planted['total']}" if planted else ""
+    table = [
+        Row(what="images in", value=f"{dedup['images_in']:,}"),
+        Row(what="duplicates of test images removed", value=f"{dedup['removed']:,}", note=found),
+        Row(
+            what="pre-training, top-1",
+            value=_percent(numbers["pretrain"]["val/top1"]),
+            note=f"{numbers['pretrain']['num_val']:,} validation images",
+        ),
+        Row(
+            what="fine-tuning, top-1",
+            value=_percent(numbers["finetune"]["val/top1"]),
+            note=f"at {run.config.finetune.resolution} px",
+        ),
+    ]
+    for group, mean in scores["groups"].items():
+        random = f"{_percent(mean['top1_random_init'])} from random weights"
+        table.append(Row(what=f"{_suite(scores)}, {group}", value=_percent(mean["top1"]), note=random))
+    random = f"{_percent(scores['mean_of_tasks_random_init'])} from random weights"
+    table.append(
+        Row(
+            what=f"{_suite(scores)}, mean of {len(scores['tasks'])} tasks",
+            value=_percent(scores["mean_of_tasks"]),
+            note=random,
+        )
+    )
+    table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
+    return table
+
+
+def task_rows(run: Run) -> list[Row]:
+    """Top-1 of every task of the suite."""
+    scores = results(run)["evaluate"]
+    return [
+        Row(
+            what=f"{task['group']}/{name}",
+            value=_percent(task["top1"]),
+            note=f"{_percent(task['top1_random_init'])} from random weights, {_percent(task['chance'])} by chance",
+        )
+        for name, task in scores["tasks"].items()
+    ]
+
+
+def decision(run: Run) -> str:
+    """Why the model did or did not become champion."""
+    return str(results(run)["register"]["decision"])
+
+
+def next_steps(run: Run) -> list[Row]:
+    """Where to look now."""
+    tracking = os.environ["MLFLOW_TRACKING_URI"]
+    directory = _shown(run.out("register").parent, run.root)
+    return [
+        Row(
+            what="use the model",
+            value=f"vitflow predict IMAGE --model models:/{run.config.register.model_name}@champion",
+        ),
+        Row(what="all versions", value="vitflow models"),
+        Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/pairs.png"),
+        Row(what="scores as a picture", value=f"{_shown(run.out('evaluate'), run.root)}/scores.png"),
+        Row(what="everything else", value=f"{directory}/"),
+        Row(what="in the browser", value="make up" if tracking.startswith("sqlite") else tracking),
+    ]
+
+
+def markdown(run: Run) -> str:
+    """The summary for Prefect and the model card."""
+    lines = [f"## {run.pipeline}", ""]
+    if run.overrides:
+        lines += [f"with `{' '.join(run.overrides)}`", ""]
+    lines += ["| | | |", "|---|---:|---|"]
+    lines += [f"| {row.what} | **{row.value}** | {row.note} |" for row in rows(run)]
+    lines += ["", decision(run), "", "### Tasks", "", "| task | top-1 | |", "|---|---:|---|"]
+    lines += [f"| {row.what} | {row.value} | {row.note} |" for row in task_rows(run)]
+    return "\n".join(lines) + "\n"
+
+
+def _suite(scores: dict[str, Any]) -> str:
+    return f"{scores['family']}-VTAB" if scores["family"] != "lossless" else "VTAB-1k"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,125 @@
+"""What a person sees in Prefect: a live progress bar per stage, pictures, links, and a summary of the run.
+
+Showing never fails the work: a server that does not answer costs a warning.
+"""
+
+import base64
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
+
+from flows import report
+from flows.adapters import mlflow_registry
+from flows.stages.execute import Done
+from flows.stages.progress import Listener, Progress
+from flows.stages.run import Run
+
+logger = logging.getLogger("vitflow")
+UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
+LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
+_watchers: list[Callable[[str, Done | None], None]] = []
+_listeners: list[Listener] = []
+
+
+def watch(listener: Listener, on_stage: Callable[[str, Done | None], None]) -> None:
+    """Also tell a terminal: every progress report, and every finished stage (None: it was up to date)."""
+    _listeners.append(listener)
+    _watchers.append(on_stage)
+
+
+def stage_done(stage: str, done: Done | None) -> None:
+    """Tell watchers, and link the stage's MLflow run on the run page."""
+    for watcher in _watchers:
+        watcher(stage, done)
+    if done is not None and done.url:
+        with _warning():
+            create_link_artifact(link=done.url, link_text=f"MLflow run of {stage}", key=f"{stage}-mlflow")
+
+
+@contextlib.contextmanager
+def live(stage: str) -> Iterator[tuple[Listener, ...]]:
+    """Listeners for a running stage: a progress artifact, a line in the task's log now and then, and the terminal's."""
+    log = get_run_logger()
+    artifact: list[UUID] = []
+    with _warning():
+        artifact.append(_uuid(create_progress_artifact(progress=0.0, key=f"{stage}-progress", description=stage)))
+    last = {"update": 0.0, "log": 0.0}
+
+    def listen(event: Progress) -> None:
+        now = time.monotonic()
+        final = event.step >= event.total
+        if artifact and (final or now - last["update"] > UPDATE_EVERY):
+            last["update"] = now
+            percent = 100.0 * event.step / max(event.total, 1)
+            update_progress_artifact(artifact[0], progress=percent, description=f"{stage}: {sentence(event)}")
+        if final or now - last["log"] > LOG_EVERY:
+            last["log"] = now
+            log.info("%s: %s", stage, sentence(event))
+
+    yield (listen, *_listeners)
+    if artifact:
+        with _warning():
+            update_progress_artifact(artifact[0], progress=100.0, description=f"{stage}: done")
+
+
+def sentence(event: Progress) -> str:
+    """`step 200 of 1,200, loss 1.234, 1,530 images/s, 0:45 left`."""
+    parts = [f"step {event.step:,} of {event.total:,}"]
+    metrics = dict(event.metrics)
+    if (loss := metrics.pop("train/loss", None)) is not None:
+        parts.append(f"loss {loss:.4g}")
+    if (speed := metrics.pop("images_per_second", None)) is not None:
+        parts.append(f"{speed:,.0f} images/s")
+    eta = metrics.pop("eta_seconds", None)
+    metrics.pop("train/learning_rate", None)
+    parts += [f"{name} {value:.4g}" for name, value in metrics.items()]
+    if eta is not None:
+        parts.append(f"{int(eta) // 60}:{int(eta) % 60:02d} left")
+    return ", ".join(parts)
+
+
+def pictures(stage: str, out: Path) -> None:
+    """The stage's PNG files as image artifacts; inlined, because a Prefect server serves no files."""
+    for path in sorted(out.glob("*.png")):
+        with _warning():
+            data = base64.b64encode(path.read_bytes()).decode()
+            key = f"{stage}-{path.stem}".replace("_", "-")
+            create_image_artifact(image_url=f"data:image/png;base64,{data}", key=key, description=str(path))
+
+
+def summary(run: Run) -> None:
+    """The run's results in Markdown, with a link to the registered version."""
+    with _warning():
+        text = report.markdown(run)
+        registered = report.results(run)["register"]
+        url = mlflow_registry.version_url(registered["name"], registered["version"])
+        if url:
+            text += f"\n[{registered['uri']} in MLflow]({url})\n"
+            create_link_artifact(link=url, link_text=registered["uri"], key="model-version")
+        create_markdown_artifact(text, key="summary", description=f"Results of {run.pipeline}")
+
+
+def _uuid(value: Any) -> UUID:
+    assert isinstance(value, UUID)
+    return value
+
+
+@contextlib.contextmanager
+def _warning() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.warning("could not be shown in Prefect: %s", error)

@@ -1,0 +1,152 @@
+"""`vitflow up`: Prefect server, MLflow server and a runner with one deployment per pipeline, in the foreground.
+
+All state stays in the checkout. While it runs, .vitflow/up.json tells other commands in this checkout where it is.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.environment import UP_FILE
+from flows.stages.config import names, root
+from flows.terminal import console
+
+HOST = "127.0.0.1"
+START_SECONDS = 120.0
+
+
+def up(*, prefect_port: int, mlflow_port: int) -> None:
+    """Run until Ctrl-C or SIGTERM. Raises ValueError if a port is taken, RuntimeError if a server ends."""
+    for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
+        if _is_taken(port):
+            raise ValueError(f"port {port} is in use; stop what listens there, or choose another with --{name}-port")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
+    environment = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
+    with contextlib.ExitStack() as stack:
+        console.print("starting the Prefect and MLflow servers …")
+        servers = {
+            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", {})),
+            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", {})),
+        }
+        _wait(servers["Prefect server"], "Prefect server", f"{prefect}/api/health")
+        _wait(servers["MLflow server"], "MLflow server", f"{mlflow}/health")
+        servers["runner"] = stack.enter_context(_running([sys.executable, "-m", "flows.deploy"], "runner", environment))
+        _wait_for_deployments(servers["runner"], f"{prefect}/api")
+        stack.enter_context(_announced(environment))
+        console.print(f"Prefect  {prefect}/deployments   start a pipeline here: Run, Custom run")
+        console.print(f"MLflow   {mlflow}   runs, and the model registry under Models")
+        console.print(f"logs     {_logs()}/   Ctrl-C stops all of it", highlight=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(servers)
+
+
+def _prefect_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+
+
+def _mlflow_command(port: int) -> list[str]:
+    store = f"sqlite:///{root() / 'mlflow.db'}"
+    artifacts = (root() / "mlartifacts").as_uri()
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", store, "--serve-artifacts", "--artifacts-destination", artifacts),
+    ]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], name: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in its own session, so that Ctrl-C reaches only us and we stop it, children included."""
+    _logs().mkdir(parents=True, exist_ok=True)
+    with (_logs() / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=root(), env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def _announced(environment: dict[str, str]) -> Iterator[None]:
+    file = root() / UP_FILE
+    file.write_text(json.dumps({"pid": os.getpid(), "environment": environment}) + "\n")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(url):
+        _check_alive(process, name)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the {name} does not answer at {url} after {START_SECONDS:.0f} s; see {_logs()}")
+        time.sleep(0.5)
+
+
+def _wait_for_deployments(process: subprocess.Popen[bytes], api: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while _count_deployments(api) < len(names()):
+        _check_alive(process, "runner")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the runner has not offered its deployments after {START_SECONDS:.0f} s; see {_logs()}")
+        time.sleep(0.5)
+
+
+def _count_deployments(api: str) -> int:
+    request = urllib.request.Request(
+        f"{api}/deployments/count", data=b"{}", headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return int(answer.read())
+
+
+def _watch(servers: dict[str, subprocess.Popen[bytes]]) -> None:
+    while True:
+        time.sleep(1)
+        for name, process in servers.items():
+            _check_alive(process, name)
+
+
+def _check_alive(process: subprocess.Popen[bytes], name: str) -> None:
+    if process.poll() is not None:
+        raise RuntimeError(f"the {name} ended with exit code {process.returncode}; see {_logs()}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def _logs() -> Path:
+    return root() / ".vitflow" / "logs"

@@ -1,0 +1,195 @@
+"""Pipelines as typed data: the only reader of pipelines.yaml.
+
+Sits above the stages (each declares its own dataclass), so editing one section never touches another stage.
+Everything wrong is said before anything runs, by dotted path, with the nearest valid name.
+"""
+
+import copy
+import dataclasses
+import difflib
+import functools
+import json
+import os
+import re
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from flows.stages.deduplicate import DeduplicateConfig
+from flows.stages.evaluate import EvaluateConfig
+from flows.stages.finetune import FinetuneConfig
+from flows.stages.prepare import PrepareConfig
+from flows.stages.pretrain import PretrainConfig
+from flows.stages.register import RegisterConfig
+
+FILE = "pipelines.yaml"
+# What each stage reads, by the name of its parameter; the order is the order of the pipeline.
+INPUTS: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
+    {
+        "prepare": {},
+        "deduplicate": {"images": "prepare"},
+        "pretrain": {"images": "prepare", "kept": "deduplicate"},
+        "finetune": {"images": "prepare", "kept": "deduplicate", "backbone": "pretrain"},
+        "evaluate": {"images": "prepare", "model": "finetune"},
+        "register": {"dedup": "deduplicate", "pretrain": "pretrain", "model": "finetune", "scores": "evaluate"},
+    }
+)
+STAGES = tuple(INPUTS)
+
+
+class ConfigError(ValueError):
+    """Something in pipelines.yaml, an override or a name is wrong; the message says what and where."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeployConfig:
+    """How Prefect offers the pipeline; never part of a result."""
+
+    description: str  # shown in the Prefect UI
+    env: Mapping[str, str]  # where it runs: VITFLOW_WORKERS, RAY_ADDRESS, …
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """All numbers of one pipeline, a section per stage."""
+
+    prepare: PrepareConfig
+    deduplicate: DeduplicateConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+    register: RegisterConfig
+    deploy: DeployConfig
+
+    def __post_init__(self) -> None:
+        patch = self.pretrain.model.patch_size
+        for stage in ("finetune", "evaluate"):
+            resolution = getattr(self, stage).resolution
+            if resolution % patch:
+                low = resolution // patch * patch or patch
+                raise ValueError(
+                    f"{stage}.resolution {resolution} is not a multiple of pretrain.model.patch_size {patch}; "
+                    f"nearest are {low} and {low + patch}"
+                )
+
+
+def root() -> Path:
+    """The checkout that runs are read from and written to: VITFLOW_ROOT."""
+    return Path(os.environ["VITFLOW_ROOT"]) if "VITFLOW_ROOT" in os.environ else Path.cwd()
+
+
+def names() -> tuple[str, ...]:
+    """The pipelines that pipelines.yaml defines."""
+    return tuple(_sections())
+
+
+def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
+    """A pipeline with overrides like `pretrain.train.steps=500` applied and every value checked.
+
+    Raises ConfigError naming the dotted path and the nearest valid name.
+    """
+    sections = _sections()
+    if pipeline not in sections:
+        raise ConfigError(f"there is no pipeline {pipeline!r} in {FILE}; {_nearest(pipeline, sections)}")
+    values = copy.deepcopy(sections[pipeline])
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return _adapter().validate_json(json.dumps(values, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_sentences(error, pipeline, values)) from error
+
+
+def _sections() -> dict[str, Any]:
+    path = root() / FILE
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {FILE} in {root()}: run vitflow inside a checkout or set VITFLOW_ROOT"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("pipelines"), dict):
+        raise ConfigError(f"{path} must have a mapping `pipelines:` of pipeline names")
+    return document["pipelines"]
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"override {override!r} must look like stage.section.name=value")
+    here: Any = values
+    for depth, key in enumerate(keys):
+        if not isinstance(here, dict) or key not in here:
+            at = ".".join(keys[:depth]) or "the pipeline"
+            known = here if isinstance(here, dict) else ()
+            raise ConfigError(f"override {override!r}: {at} has no {key!r}; {_nearest(key, known)}")
+        if depth < len(keys) - 1:
+            here = here[key]
+    if isinstance(here[keys[-1]], dict):
+        raise ConfigError(
+            f"override {override!r} would replace a whole section; name one value in it: {', '.join(here[keys[-1]])}"
+        )
+    here[keys[-1]] = _parse(text.strip())
+
+
+def _parse(text: str) -> Any:
+    """YAML, except that 1e-3 is a number, as everyone means it."""
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+@functools.cache
+def _adapter() -> pydantic.TypeAdapter[Pipeline]:
+    return pydantic.TypeAdapter(_forbidding_extra(Pipeline))
+
+
+def _forbidding_extra(cls: type) -> Any:
+    """Tell pydantic to refuse unknown keys, in this dataclass and those inside it, without `vit` knowing pydantic."""
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            _forbidding_extra(field.type)
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+    return cls
+
+
+def _sentences(error: pydantic.ValidationError, pipeline: str, values: dict[str, Any]) -> str:
+    return "\n".join(_sentence(problem, pipeline, values) for problem in error.errors())
+
+
+def _sentence(problem: Any, pipeline: str, values: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    where = f"{FILE}, pipeline {pipeline}: {path}"
+    if problem["type"] == "unexpected_keyword_argument":
+        valid = [field.name for field in dataclasses.fields(_section_type(problem["loc"][:-1]))]
+        return f"{where} is not a known name; {_nearest(str(problem['loc'][-1]), valid)}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    if problem["type"] == "value_error":
+        return (
+            f"{where}: {problem['ctx']['error']}" if path else f"{FILE}, pipeline {pipeline}: {problem['ctx']['error']}"
+        )
+    return f"{where} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _section_type(path: Sequence[Any]) -> Any:
+    section: Any = Pipeline
+    for key in path:
+        section = {field.name: field.type for field in dataclasses.fields(section)}[key]
+    return section
+
+
+def _nearest(name: str, valid: Any) -> str:
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    known = ", ".join(sorted(valid)) or "nothing"
+    return f"did you mean {near[0]!r}? (known: {known})" if near else f"known: {known}"

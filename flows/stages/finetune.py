@@ -1,0 +1,47 @@
+"""Fine-tune the pre-trained network at a higher resolution (paper §3.2, Table 4)."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from flows.stages import output, scratch, training
+from vit.data.augment import AugmentConfig
+from vit.models.files import load_backbone
+from vit.models.vit import ViT
+from vit.training.fit import FitConfig
+from vit.training.loop import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Head replaced by one linear layer of zeros, position embeddings resized."""
+
+    resolution: int  # pixels
+    dropout: float
+    train: TrainConfig
+    augment: AugmentConfig
+
+
+def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path, out: Path) -> Path:
+    """Train on the workers from `backbone`; goes on from its own checkpoints after any interruption."""
+    inputs = {"images": images, "kept": kept, "backbone": backbone}
+    with (
+        scratch.directory(out, "finetune", config, inputs) as (directory, fingerprint),
+        output.writing(out, "finetune", config, inputs) as work,
+    ):
+        job = training.Job(
+            stage="finetune",
+            build=functools.partial(build, config, backbone),
+            images=images,
+            kept=kept,
+            fit=FitConfig(resolution=config.resolution, train=config.train, augment=config.augment),
+            scratch=directory,
+            fingerprint=fingerprint,
+        )
+        training.run(job, work)
+    return out
+
+
+def build(config: FinetuneConfig, backbone: Path, num_classes: int) -> ViT:
+    """The pre-trained body under a new head."""
+    return load_backbone(backbone, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout)

@@ -1,0 +1,211 @@
+"""Register the fine-tuned model: one version with scores and lineage in MLflow, champion if it is better."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.adapters import mlflow_registry, mlflow_runs
+from flows.adapters.mlflow_registry import EVALUATED_ON, Decision, Submission, Version
+from flows.adapters.mlflow_store import check_name
+from flows.stages import lineage, output
+
+CARD = string.Template("""\
+Vision Transformer (arXiv 2010.11929): $network, $classes.
+
+### Scores
+Validation top-1: $finetuned after fine-tuning, $pretrained after pre-training.
+Transfer to the $family tasks, 1,000 examples each: $mean on average; $random from random weights.
+
+| group | task | top-1 | from random weights | chance | test images |
+|---|---|---|---|---|---|
+$rows
+
+### Data
+Labelled images, less the $removed that are near-duplicates of test images of the tasks.
+
+### Use
+With nothing but `pip install mlflow`: `mlflow.pyfunc.load_model("{uri}").predict(images)`.
+Images: PNG or JPEG bytes, uint8 arrays [H, W, 3] or [N, H, W, 3], a list of them, or a table with a column
+`image` (base64 text in REST requests). Answer: a row per image with image, label, class_index, score;
+`params={"top_k": 5}` gives five rows each. Preprocessing is included.
+
+### Lineage
+$lineage
+""")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Under which name, and when a version becomes champion."""
+
+    model_name: str  # in the MLflow registry
+    metric: str  # that decides, e.g. vtab/mean_of_tasks; larger is better
+    min_improvement: float  # over the champion, in units of the metric (a fraction)
+
+    def __post_init__(self) -> None:
+        check_name(self.model_name, "model_name")
+        if not (math.isfinite(self.min_improvement) and self.min_improvement >= 0):
+            raise ValueError(f"min_improvement is {self.min_improvement}, but must be a number of at least 0")
+
+
+def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path, scores: Path, out: Path) -> Path:
+    """Make (or find) the version of this model and these scores, move the alias, write registration.json.
+
+    Metrics, lineage and model go on the MLflow run that the door opened (lineage.RUN_ID), or on a new one. Raises
+    ValueError for an unknown metric, IncompleteInput for a damaged model, ServiceDown if MLflow does not answer.
+    """
+    inputs = {"dedup": dedup, "pretrain": pretrain, "model": model, "scores": scores}
+    with output.writing(out, "register", config, inputs) as work:
+        output.verify(model)
+        metrics = collect(dedup=dedup, pretrain=pretrain, model=model, scores=scores)
+        check_metric(config.metric, metrics)
+        submission = submit(config, inputs, metrics)
+        with _run(config, submission) as run_id:
+            version = mlflow_registry.register(model, submission, run_id=run_id)
+            decision = mlflow_registry.promote(
+                config.model_name, version.version, config.metric, config.min_improvement
+            )
+        output.write_json(work / "registration.json", describe(config, submission, version, decision))
+    return out
+
+
+def collect(*, dedup: Path, pretrain: Path, model: Path, scores: Path) -> dict[str, float]:
+    """All numbers of the pipeline under flat names; a score that is missing (null) is NaN."""
+    removal = _read(dedup / "report.json")
+    found = _numbers("dedup", removal) | _numbers("dedup/planted", removal.get("planted") or {})
+    found |= _numbers("pretrain", _read(pretrain / "metrics.json"))
+    found |= _numbers("finetune", _read(model / "metrics.json"))
+    report = _read(scores / "scores.json")
+    top1 = {f"{task['group']}/{name}": task["top1"] for name, task in report["tasks"].items()}
+    top1 |= {name: group["top1"] for name, group in report["groups"].items()}
+    top1 |= {name: report[name] for name in ("mean_of_tasks", "mean_of_groups")}
+    found |= {f"vtab/{name}": math.nan if value is None else float(value) for name, value in top1.items()}
+    return dict(sorted(found.items()))
+
+
+def check_metric(name: str, metrics: Mapping[str, float]) -> None:
+    """Raise ValueError with the nearest names if there is no such metric."""
+    if name in metrics:
+        return
+    near = difflib.get_close_matches(name, metrics, n=3, cutoff=0.4) or sorted(metrics)
+    raise ValueError(f"register.metric is {name!r}, but no stage measures that; nearest are {', '.join(near)}")
+
+
+def submit(config: RegisterConfig, inputs: Mapping[str, Path], metrics: Mapping[str, float]) -> Submission:
+    """What goes into the registry: scores, lineage, resolved configs and the model card."""
+    fingerprint = subject(inputs["model"], inputs["scores"])
+    records = {name: output.read(path) for name, path in inputs.items()}
+    tags = {key: value for key, value in lineage.tags().items() if not key.startswith("mlflow.")}
+    tags |= {f"input.{record['stage']}": output.digest(inputs[name]) for name, record in records.items()}
+    tags[EVALUATED_ON] = suite(_read(inputs["scores"] / "scores.json"))
+    configs = {record["stage"]: record["config"] for record in records.values()}
+    return Submission(
+        name=config.model_name,
+        fingerprint=fingerprint,
+        metrics=metrics,
+        tags=dict(sorted(tags.items())),
+        card=card(inputs, metrics, tags),
+        configs={**configs, "register": dataclasses.asdict(config)},
+    )
+
+
+def subject(model: Path, scores: Path) -> str:
+    """Twelve hex digits for a model and its scores. The gate is no part: moving it makes no second version."""
+    digests = f"model {output.digest(model)}\nscores {output.digest(scores)}"
+    return hashlib.sha256(digests.encode()).hexdigest()[:12]
+
+
+def suite(scores: Mapping[str, Any]) -> str:
+    """Twelve hex digits for what was scored on (tasks, groups, sizes): equal means comparable."""
+    tasks = {name: [task["group"], task["num_test"], task["chance"]] for name, task in scores["tasks"].items()}
+    canonical = json.dumps([scores["family"], tasks], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def describe(config: RegisterConfig, submission: Submission, version: Version, decision: Decision) -> dict[str, Any]:
+    """The content of registration.json."""
+    before = decision.champion
+    previous = None if before is None else _entry(before.version, before.scores.get(config.metric, math.nan))
+    return {
+        "name": version.name,
+        "version": version.version,
+        "uri": version.uri,
+        "fingerprint": submission.fingerprint,
+        "alias": decision.alias,
+        "decision": decision.sentence,
+        "metric": config.metric,
+        "value": _finite(decision.value),
+        "previous_champion": previous,
+        "metrics": {name: _finite(value) for name, value in submission.metrics.items()},
+        "tags": dict(submission.tags),
+        "run_id": version.run_id,
+    }
+
+
+def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+    """The model card, Markdown. `{uri}` stands for the version's own address."""
+    description, scores = _read(inputs["model"] / "model.json"), _read(inputs["scores"] / "scores.json")
+    size, classes = description["model"], description["class_names"]
+    rows = [
+        f"| {task['group']} | {name} | {_percent(task['top1'])} | {_percent(task['top1_random_init'])} "
+        f"| {_percent(task['chance'])} | {task['num_test']} |"
+        for name, task in sorted(scores["tasks"].items(), key=lambda item: (item[1]["group"], item[0]))
+    ]
+    network = f"{size['depth']} blocks of width {size['width']}, patch {size['patch_size']}, {size['resolution']} px"
+    return CARD.substitute(
+        network=network,
+        classes=f"{len(classes)} classes: {_listing(classes)}",
+        finetuned=_percent(metrics.get("finetune/val/top1")),
+        pretrained=_percent(metrics.get("pretrain/val/top1")),
+        family=scores["family"],
+        mean=_percent(scores["mean_of_tasks"]),
+        random=_percent(scores["mean_of_tasks_random_init"]),
+        rows="\n".join(rows),
+        removed=f"{metrics['dedup/removed']:.0f}",
+        lineage="\n".join(f"- `{key}`: {value}" for key, value in sorted(tags.items())),
+    )
+
+
+@contextlib.contextmanager
+def _run(config: RegisterConfig, submission: Submission) -> Iterator[str]:
+    """The id of the run to log into."""
+    run_id = lineage.tags().get(lineage.RUN_ID)
+    if run_id is not None:
+        yield run_id
+        return
+    tags = {"vitflow.stage": "register", "vitflow.fingerprint": submission.fingerprint}
+    with mlflow_runs.stage_run(config.model_name, "register", tags, dataclasses.asdict(config)) as run:
+        yield run.run_id
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    return {f"{prefix}/{name}": float(value) for name, value in numbers.items()}
+
+
+def _entry(version: str, value: float) -> dict[str, Any]:
+    return {"version": version, "value": _finite(value)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

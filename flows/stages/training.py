@@ -1,0 +1,120 @@
+"""What pre-training and fine-tuning share: a fit on the workers, then the model, its numbers and its curve."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from flows.adapters import ray_cluster
+from flows.stages import output, progress
+from vit.analysis.figures import training_curve
+from vit.data.shards import Shards
+from vit.models.files import save_model
+from vit.models.vit import ViT
+from vit.training.distributed import barrier, rank
+from vit.training.fit import FitConfig, accuracy, fit, timed
+
+HISTORY = "history.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a worker needs, picklable."""
+
+    stage: str
+    build: Callable[[int], ViT]  # number of classes -> network to start from
+    images: Path  # of prepare
+    kept: Path  # of deduplicate
+    fit: FitConfig
+    scratch: Path  # checkpoints and the result, outside the stage's output
+    fingerprint: str
+
+
+def corpus(images: Path, kept: Path, split: str) -> Shards:
+    """The images of a split that de-duplication left."""
+    return Shards(images / "corpus", kept / "index.parquet", splits=(split,))
+
+
+def run(job: Job, work: Path) -> None:
+    """Train on the workers and put model.safetensors, model.json, metrics.* and curves.png into `work`."""
+    check_split(corpus(job.images, job.kept, "train"))
+    report = timed(progress.reporter(job.stage, job.fit.train.steps), job.fit.train.steps)
+    ray_cluster.run(worker, job, name=f"{job.stage}-{job.fingerprint}", storage=job.scratch / "ray", report=report)
+    for file in sorted((job.scratch / "result").iterdir()):
+        shutil.copy2(file, work / file.name)
+
+
+def check_split(shards: Shards) -> None:
+    """Raises ValueError if nothing is left to train on, or a class has no training image."""
+    if not len(shards):
+        raise ValueError(
+            "no training images are left after de-duplication; look at the pairs in the report of deduplicate"
+        )
+    missing = sorted(set(range(len(shards.class_names))) - set(shards.labels.tolist()))
+    if missing:
+        named = ", ".join(shards.class_names[label] for label in missing[:5])
+        raise ValueError(
+            f"{len(missing)} classes have no training image, among them {named}; add images or drop the class"
+        )
+
+
+def worker(job: Job, report: ray_cluster.Report) -> None:
+    """What every rank runs: fit, score the validation split; rank 0 leaves the result in the scratch directory."""
+    history = job.scratch / HISTORY
+
+    def record(step: int, metrics: dict[str, float]) -> None:
+        line = {"step": step} | {name: value for name, value in metrics.items() if name.startswith("train/")}
+        with history.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        report(step, metrics)
+
+    train, val = (corpus(job.images, job.kept, split) for split in ("train", "val"))
+    _seed(job.fit.train.seed)
+    model = fit(
+        job.build(len(train.class_names)),
+        train,
+        job.fit,
+        checkpoints=job.scratch / "checkpoints",
+        fingerprint=job.fingerprint,
+        report=record,
+    )
+    val_top1 = accuracy(model, val, resolution=job.fit.resolution)
+    if rank() == 0:
+        assert isinstance(model, ViT)
+        metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
+        report(job.fit.train.steps, {"val/top1": val_top1})
+        _write_result(job, model, train.class_names, metrics)
+    barrier()
+
+
+def _write_result(job: Job, model: ViT, class_names: list[str], metrics: dict[str, Any]) -> None:
+    result = job.scratch / "result"
+    shutil.rmtree(result, ignore_errors=True)
+    result.mkdir()
+    save_model(result, model, class_names)
+    rows = _history(job.scratch / HISTORY)
+    output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
+    pa.csv.write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
+    training_curve(rows, f"{job.stage}: validation top-1 {metrics['val/top1']:.1%}", result / "curves.png")
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """One row per logged step; what a resumed run did again replaces what it had done."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        if "train/loss" in row:
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def _seed(seed: int) -> None:
+    """Same initial weights on every rank and in every attempt."""
+    import torch
+
+    torch.manual_seed(seed)

@@ -1,0 +1,235 @@
+"""The registry: one version per fingerprint, a gate with a documented answer to every case, a model anyone can load."""
+
+import dataclasses
+import io
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from flows.adapters import mlflow_registry as registry
+from flows.adapters.mlflow_registry import Submission, UnknownModel, Version, decide
+from flows.adapters.mlflow_runs import stage_run
+from flows.adapters.mlflow_store import client
+from vit.models.files import save_model
+from vit.models.vit import ViT, ViTConfig
+
+pytestmark = pytest.mark.usefixtures("store")
+METRIC = "vtab/mean_of_tasks"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("model")
+    config = ViTConfig(
+        resolution=16,
+        patch_size=8,
+        width=8,
+        depth=1,
+        num_heads=2,
+        mlp_dim=8,
+        pooling="gap",
+        representation=False,
+        dropout=0.0,
+    )
+    torch.manual_seed(0)
+    network = ViT(config, 3)
+    torch.nn.init.normal_(network.head.weight)
+    save_model(out, network, ["cat", "dog", "owl"])
+    return out
+
+
+def submission(name: str, fingerprint: str, score: float) -> Submission:
+    return Submission(
+        name=name,
+        fingerprint=fingerprint,
+        metrics={METRIC: score, "finetune/val/top1": 0.75},
+        tags={"git.commit": "c0ffee", "dvc.prepare": "d41d8cd9", "vitflow.overrides": ""},
+        card="A model. Load {uri}.",
+        configs={"finetune": {"resolution": 16}},
+    )
+
+
+def register(model: Path, name: str, fingerprint: str, score: float) -> Version:
+    tags = {"vitflow.stage": "register", "vitflow.fingerprint": fingerprint}
+    with stage_run(name, "register", tags) as run:
+        return registry.register(model, submission(name, fingerprint, score), run_id=run.run_id)
+
+
+def aliases(name: str) -> dict[str, str]:
+    return {alias: one.version for one in registry.versions(name) for alias in one.aliases}
+
+
+def version(number: str, score: float, **tags: str) -> Version:
+    return Version(
+        name="m",
+        version=number,
+        aliases=(),
+        scores={METRIC: score},
+        tags=tags,
+        created="",
+        run_id="",
+        uri=f"models:/m/{number}",
+    )
+
+
+@pytest.fixture(scope="module")
+def registered(model: Path, store_root: Path) -> Version:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITFLOW_ROOT", str(store_root))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_root / 'mlflow.db'}")
+        made = register(model, "whole", "f1", 0.5)
+        registry.promote("whole", made.version, METRIC, 0.0)
+    return made
+
+
+def test_version_says_where_it_came_from(registered: Version) -> None:
+    (found,) = registry.versions("whole")
+    assert found.uri == "models:/whole/1"
+    assert found.aliases == ("champion",)
+    assert found.scores == {METRIC: 0.5, "finetune/val/top1": 0.75}
+    assert found.tags["git.commit"] == "c0ffee"
+    assert found.tags["dvc.prepare"] == "d41d8cd9"
+    run = client().get_run(found.run_id)
+    assert run.outputs is not None
+    (logged,) = [output.model_id for output in run.outputs.model_outputs]
+    assert client().get_model_version("whole", "1").source == f"models:/{logged}"
+    assert {metric.key: metric.value for metric in client().get_logged_model(logged).metrics or ()} == dict(
+        found.scores
+    )
+    assert run.data.metrics[METRIC] == 0.5
+    assert run.data.tags["git.commit"] == "c0ffee"
+    assert client().get_model_version("whole", "1").description == "A model. Load models:/whole/1."
+    assert registry.names().count("whole") == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.version = "2"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_model_takes_bytes_arrays_lists_and_tables(registered: Version) -> None:
+    loaded = registry.load("models:/whole@champion")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    files: list[bytes] = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    expected = loaded.predict(pixels)
+    assert list(expected.columns) == ["image", "label", "class_index", "score"]
+    for images in (files, list(pixels), {"image": files}, pd.DataFrame({"image": files})):
+        pd.testing.assert_frame_equal(loaded.predict(images), expected)
+    pd.testing.assert_frame_equal(loaded.predict(files[0]), expected[:1])
+    assert len(loaded.predict(pixels, params={"top_k": 3})) == 6
+
+
+def test_model_carries_signature_lineage_and_no_pickle(registered: Version, store: Path) -> None:
+    loaded = registry.load(registered.uri)
+    signature, metadata = loaded.metadata.signature, loaded.metadata.metadata
+    assert signature is not None
+    assert signature.outputs is not None
+    assert metadata is not None
+    assert signature.outputs.input_names() == ["image", "label", "class_index", "score"]
+    assert metadata["lineage"]["git.commit"] == "c0ffee"
+    assert metadata["configs"] == {"finetune": {"resolution": 16}}
+    names = {path.name for path in (store / "mlartifacts" / "whole").rglob("*") if path.is_file()}
+    assert {"classifier.py", "model.safetensors", "model.json", "input_example.json"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth"))]
+    requirements = next((store / "mlartifacts" / "whole").rglob("requirements.txt")).read_text()
+    assert "torch" not in requirements
+
+
+def test_same_fingerprint_gives_the_same_version(registered: Version, model: Path) -> None:
+    again = register(model, "whole", "f1", 0.5)
+    assert again.version == registered.version
+    assert len(registry.versions("whole")) == 1
+
+
+def test_promotion_moves_the_aliases(model: Path) -> None:
+    for fingerprint, score, expected in [
+        ("a", 0.5, {"champion": "1"}),
+        ("b", 0.4, {"champion": "1", "challenger": "2"}),
+        ("c", 0.6, {"champion": "3", "previous": "1", "challenger": "2"}),
+    ]:
+        made = register(model, "gate", fingerprint, score)
+        decision = registry.promote("gate", made.version, METRIC, 0.05)
+        assert aliases("gate") == expected
+        assert registry.versions("gate")[0].tags["vitflow.decision"] == decision.sentence
+    again = registry.promote("gate", "3", METRIC, 0.05)
+    assert (again.alias, again.sentence) == ("champion", decision.sentence)
+    assert again.champion is not None
+    assert again.champion.version == "1"
+    # A challenger that wins later is no challenger any more.
+    client().set_registered_model_alias("gate", "champion", "2")
+    client().set_registered_model_alias("gate", "challenger", "3")
+    assert registry.promote("gate", "3", METRIC, 0.05).alias == "champion"
+    assert aliases("gate") == {"champion": "3", "previous": "2"}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "margin", "wins", "reason"),
+    [
+        (0.2, None, 0.1, True, "no champion"),
+        (math.nan, None, 0.0, False, "no number"),
+        (math.nan, 0.5, 0.0, False, "no number"),
+        (0.5, 0.5, 0.0, False, "does not beat"),
+        (0.51, 0.5, 0.0, True, "beats"),
+        (0.86, 0.85, 0.01, True, "beats"),  # exactly at the margin
+        (0.3, 0.2, 0.1, True, "beats"),
+        (0.3 - 1e-6, 0.2, 0.1, False, "by the 0.1"),
+        (0.9, math.nan, 0.0, False, "has no vtab/mean_of_tasks"),
+    ],
+)
+def test_gate(candidate: float, champion: float | None, margin: float, wins: bool, reason: str) -> None:
+    rival = None if champion is None else version("1", champion)
+    decision = decide(version("2", candidate), rival, METRIC, margin)
+    assert (decision.alias == "champion") == wins
+    assert reason in decision.sentence
+
+
+def test_champion_scored_on_other_data_stays() -> None:
+    before = version("1", 0.1, **{"vitflow.evaluated_on": "x"})
+    after = version("2", 0.9, **{"vitflow.evaluated_on": "y"})
+    decision = decide(after, before, METRIC, 0.0)
+    assert decision.alias == "challenger"
+    assert "other data" in decision.sentence
+
+
+def test_two_registrations_at_once_make_one_version(model: Path) -> None:
+    tags = {"vitflow.stage": "register", "vitflow.fingerprint": "race"}
+    found: list[Version] = []
+    with stage_run("race", "register", tags) as run:
+        threads = [
+            threading.Thread(
+                target=lambda: found.append(
+                    registry.register(model, submission("race", "same", 0.5), run_id=run.run_id)
+                )
+            )
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [one.version for one in found] == ["1", "1", "1"]
+    assert len(registry.versions("race")) == 1
+
+
+def test_wrong_names_are_sentences(registered: Version) -> None:
+    with pytest.raises(UnknownModel, match=r"no model 'whale' .* whole"):
+        registry.versions("whale")
+    with pytest.raises(UnknownModel, match=r"models:/whole/1 \(champion\)"):
+        registry.load("models:/whole@winner")
+    with pytest.raises(UnknownModel, match="no model URI"):
+        registry.load("whole")
+    with pytest.raises(UnknownModel, match="has no version 99"):
+        registry.promote("whole", "99", METRIC, 0.0)
+    for name in ("../etc", "a/b", "a..b", "x' OR 1=1"):
+        with pytest.raises(ValueError, match=r"model name|model_name"):
+            registry.versions(name)
+        with pytest.raises(ValueError, match=r"model name|'a'"):
+            registry.load(f"models:/{name}@champion")

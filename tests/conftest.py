@@ -1,0 +1,20 @@
+"""Shared by all tests: quiet, one thread per process, nothing outside temporary directories."""
+
+import os
+
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
+
+import torch  # noqa: E402  (environment first)
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
+settings.register_profile("repo", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("repo")

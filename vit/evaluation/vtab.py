@@ -1,0 +1,97 @@
+"""VTAB-1k: fine-tune on a task's 1,000 examples, score its whole test split (VTAB paper; ViT paper §4.1, App. B.1.1).
+
+One protocol for all tasks, as the paper has it. Scores of the mini suite are called mini-VTAB, never VTAB.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vit.data.augment import AugmentConfig
+from vit.data.loader import training_batches
+from vit.data.shards import Shards
+from vit.models.vit import ViT
+from vit.training.fit import accuracy
+from vit.training.loop import TrainConfig, train
+
+TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
+GROUPS = ("natural", "specialized", "structured")
+# Tasks whose label a flip or a crop would change (BiT App. F), and their mini counterparts.
+NO_FLIP = frozenset({"dsprites_ori", "dsprites_loc", "smallnorb_azi", "mini_ori", "mini_loc", "mini_azi"})
+NO_CROP = frozenset(
+    {"clevr_count", "clevr_dist", "dmlab", "kitti", "dsprites_loc", "mini_count", "mini_dist", "mini_loc"}
+)
+
+logger = logging.getLogger("vitflow.vtab")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """The global protocol: the same for every task, but for the no-flip and no-crop lists."""
+
+    resolution: int  # pixels
+    train: TrainConfig
+    augment: AugmentConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """Result of one task."""
+
+    top1: float  # fraction of the test split
+    chance: float  # what always answering the most common test label scores
+    num_test: int
+
+
+def transfer(model: ViT, task: Path, config: TransferConfig) -> Score:
+    """Fine-tune `model` (which has a fresh head of the task's classes) in place and score it."""
+    examples, test = Shards(task, splits=TRAIN_SPLITS), Shards(task, splits=("test",))
+    augment = augment_for(task.name, config.augment)
+    train(
+        model,
+        lambda first: training_batches(
+            examples,
+            resolution=config.resolution,
+            config=augment,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            first_step=first,
+        ),
+        config.train,
+        state=None,
+        log=lambda step, metrics: logger.debug("%s step %d: %s", task.name, step, metrics),
+        save=lambda state: None,
+    )
+    top1 = accuracy(model, test, resolution=config.resolution)
+    chance = float(np.bincount(test.labels).max() / len(test))
+    return Score(top1=top1, chance=chance, num_test=len(test))
+
+
+def augment_for(task: str, augment: AugmentConfig) -> AugmentConfig:
+    """The protocol's augmentation without what would change this task's labels."""
+    return dataclasses.replace(
+        augment, flip=augment.flip and task not in NO_FLIP, crop="none" if task in NO_CROP else augment.crop
+    )
+
+
+def means(top1: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+    """Mean of each group that has tasks, `mean_of_tasks` and `mean_of_groups`; papers report either, so both are named."""
+    by_group = {
+        group: float(np.mean([top1[task] for task in top1 if groups[task] == group]))
+        for group in GROUPS
+        if any(groups[task] == group for task in top1)
+    }
+    return by_group | {
+        "mean_of_tasks": float(np.mean(list(top1.values()))),
+        "mean_of_groups": float(np.mean(list(by_group.values()))),
+    }
+
+
+def untrained(model: ViT, seed: int) -> ViT:
+    """A network of the same shape with fresh weights: the baseline that shows what pre-training is worth."""
+    torch.manual_seed(seed)
+    return ViT(model.config, model.head.out_features)

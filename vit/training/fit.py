@@ -1,0 +1,92 @@
+"""Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vit.data.augment import AugmentConfig
+from vit.data.loader import evaluation_batches, training_batches
+from vit.data.shards import Shards
+from vit.training import checkpoint
+from vit.training.distributed import device, from_rank_0, rank, sum_over_ranks, unwrap, world_size, wrap
+from vit.training.loop import TrainConfig, train
+from vit.training.loss import top1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """One training run, as plain data that can be sent to a worker."""
+
+    resolution: int  # pixels
+    train: TrainConfig
+    augment: AugmentConfig
+
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+def fit(
+    model: nn.Module, shards: Shards, config: FitConfig, *, checkpoints: Path, fingerprint: str, report: Report
+) -> nn.Module:
+    """Train in place from the newest valid checkpoint in `checkpoints` on; returns the unwrapped model.
+
+    Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`.
+    """
+    model = wrap(model.to(device()))
+    # Every rank must go on from the same step, so rank 0 chooses and the others follow.
+    newest = checkpoint.load_newest(checkpoints, fingerprint=fingerprint) if rank() == 0 else None
+    step = from_rank_0(newest.step if newest else 0)
+    if step and newest is None:
+        newest = checkpoint.load(checkpoints / checkpoint.name(step), fingerprint=fingerprint)
+    if step and rank() == 0:
+        report(step, {"train/resumed_from_step": float(step)})
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        if rank() == 0:
+            report(step, metrics)
+
+    def save(state: checkpoint.State) -> None:
+        if rank() == 0:
+            checkpoint.save(checkpoints, state, fingerprint=fingerprint)
+
+    batches = {"resolution": config.resolution, "config": config.augment, "batch_size": config.train.batch_size}
+    train(
+        model,
+        lambda first: training_batches(shards, first_step=first, seed=config.train.seed, **batches),
+        config.train,
+        state=newest,
+        log=log,
+        save=save,
+    )
+    return unwrap(model)
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, shards: Shards, *, resolution: int) -> float:
+    """Top-1 over all images of the shards, shared out over the ranks."""
+    model.eval()
+    correct = sum(
+        top1(model(images), labels)
+        for images, labels in evaluation_batches(
+            shards, range(rank(), len(shards), world_size()), resolution=resolution
+        )
+    )
+    total = sum_over_ranks(torch.tensor([float(correct)], dtype=torch.float64))
+    return total.item() / len(shards)
+
+
+def timed(report: Report, steps: int) -> Report:
+    """`report` with the seconds that are left added to each call that carries a speed."""
+    start: list[tuple[float, int]] = []
+
+    def with_eta(step: int, metrics: dict[str, float]) -> None:
+        start.append((time.perf_counter(), step))
+        seconds, done = start[-1][0] - start[0][0], step - start[0][1]
+        eta = {"eta_seconds": seconds / done * (steps - step)} if done else {}
+        report(step, metrics | eta)
+
+    return with_eta

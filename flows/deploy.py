@@ -13,13 +13,15 @@ from flows.stages.config import load, names  # noqa: E402
 
 def deployment(pipeline: str) -> RunnerDeployment:
     """The deployment of a pipeline, with its parameters filled in and its description from pipelines.yaml."""
-    return vit_pipeline.to_deployment(
+    found = vit_pipeline.to_deployment(
         name=pipeline,
         parameters={"pipeline": pipeline, "overrides": []},
         description=load(pipeline).deploy.description,
         tags=["vitflow"],
         concurrency_limit=1,  # two runs of one pipeline would write the same outputs
     )
+    assert isinstance(found, RunnerDeployment)  # a coroutine only inside an event loop
+    return found
 
 
 if __name__ == "__main__":

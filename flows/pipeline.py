@@ -1,9 +1,7 @@
 """The pipeline: six stages in order. One flow run is one row of stages in the Prefect UI."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from flows.environment import apply_defaults
 
@@ -26,19 +24,15 @@ prepare, deduplicate, pretrain, finetune, evaluate, register = (as_task(stage) f
 
 
 @flow(name="vit-pipeline", flow_run_name="{pipeline}", validate_parameters=True)
-def vit_pipeline(
-    pipeline: Annotated[PipelineName, Field(description="Which pipeline of pipelines.yaml to run")] = "mini",
-    overrides: Annotated[
-        list[str],
-        Field(
-            description="Values to change for this run, each like finetune.train.learning_rate=0.02. "
-            "Only the stages they touch run again, into a directory of their own."
-        ),
-    ] = [],  # noqa: B006  (a form needs a plain default, and nobody mutates it)
-) -> Path:
+def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> Path:  # noqa: B006  (forms need it plain)
     """Images in, a registered Vision Transformer out: prepare, deduplicate, pretrain, finetune, evaluate, register.
 
     Stages that are up to date are skipped.
+
+    Args:
+        pipeline: Which pipeline of pipelines.yaml to run.
+        overrides: Values to change for this run, each like finetune.train.learning_rate=0.02. Only the stages they
+            touch run again, into directories of their own.
     """
     run = Run.of(pipeline, tuple(overrides))
     try:

@@ -31,11 +31,14 @@ def up(*, prefect_port: int, mlflow_port: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
     environment = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow}
+    # The UI asks the API at 4200 unless told otherwise.
+    ui = {"PREFECT_SERVER_UI_API_URL": f"{prefect}/api", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes for features that nobody here uses
     with contextlib.ExitStack() as stack:
         console.print("starting the Prefect and MLflow servers …")
         servers = {
-            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", {})),
-            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", {})),
+            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", ui)),
+            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", no_jobs)),
         }
         _wait(servers["Prefect server"], "Prefect server", f"{prefect}/api/health")
         _wait(servers["MLflow server"], "MLflow server", f"{mlflow}/health")

@@ -12,8 +12,8 @@ os.environ.update(
     }
 )
 
-import torch  # noqa: E402  (environment first)
-from hypothesis import settings  # noqa: E402
+import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 settings.register_profile("repo", deadline=None, max_examples=25, derandomize=True)

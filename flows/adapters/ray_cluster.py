@@ -12,7 +12,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 # Read by Ray when it is imported, so set first. The poll of 2 s would delay start and end of short runs.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -24,7 +24,8 @@ MAX_FAILURES = 3  # restarts of the worker group per stage
 
 Report = Callable[[int, dict[str, float]], None]
 Worker = Callable[[Any, Report], None]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class WorkersFailed(RuntimeError):
@@ -55,10 +56,12 @@ def start() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": max(os.cpu_count() or 1, int(os.environ.get("VITFLOW_WORKERS", 0)))}
+    cpus = None if address else max(os.cpu_count() or 1, int(os.environ.get("VITFLOW_WORKERS", 0)))
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
+        ray.init(
+            address=address, num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     except ConnectionError as error:
         raise WorkersFailed(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it or unset RAY_ADDRESS"
@@ -105,6 +108,7 @@ def map_unordered(function: Callable[[Item], Result], items: Sequence[Item]) -> 
         yield from map(function, items)
         return
     import ray
+    from ray.exceptions import RayTaskError
 
     start()
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -114,7 +118,7 @@ def map_unordered(function: Callable[[Item], Result], items: Sequence[Item]) -> 
         done, waiting = ray.wait(waiting)
         try:
             yield ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise error.cause from error
 
 
@@ -141,7 +145,7 @@ def _fit(worker: Worker, job: Any, mailbox: Any, workers: int, run: tuple[str, P
         raise WorkersFailed(
             f"{workers} Ray workers failed {MAX_FAILURES + 1} times, last: {_last_line(error)}"
         ) from error
-    failure = ray.get(mailbox.failure.remote())
+    failure = _failure(mailbox)
     if failure is not None:
         raise failure
 
@@ -150,20 +154,26 @@ def _entry(config: dict[str, Any]) -> None:
     """What each Ray worker runs."""
     import ray
     import torch
+    from ray.train import get_context
+    from ray.train.torch import get_device
 
     mailbox = config["mailbox"]
-    if ray.get(mailbox.failure.remote()) is not None:
+    if _failure(mailbox) is not None:
         return  # a restart cannot cure it
     if torch.cuda.is_available():
-        torch.cuda.set_device(ray.train.torch.get_device())
+        torch.cuda.set_device(get_device())
     logging.getLogger("vitflow").addHandler(_Forward(mailbox))
     logging.getLogger("vitflow").setLevel(logging.INFO)
-    context = ray.train.get_context()
+    context = get_context()
     logging.getLogger("vitflow.worker").info(
         "worker %d of %d, pid %d", context.get_world_rank(), context.get_world_size(), os.getpid()
     )
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        mailbox.post.remote(("report", step, metrics))
+
     try:
-        config["worker"](config["job"], lambda step, metrics: mailbox.post.remote(("report", step, metrics)))
+        config["worker"](config["job"], report)
     except (ValueError, FloatingPointError) as error:
         ray.get(mailbox.fail.remote(type(error)(str(error))))
         raise
@@ -206,16 +216,24 @@ def _mailbox() -> Any:
     return ray.remote(num_cpus=0)(Mailbox).remote()
 
 
+def _failure(mailbox: Any) -> Exception | None:
+    """What a worker gave up for, if one did."""
+    import ray
+
+    return cast("Exception | None", ray.get(mailbox.failure.remote()))
+
+
 def _deliver(mailbox: Any, report: Report, finished: threading.Event) -> None:
     """Hand on what the workers send, until all is delivered after the end."""
     import ray
+    from ray.exceptions import RayError
 
     last = False
     while not last:
         last = finished.wait(0.3)
         try:
             messages = ray.get(mailbox.fetch.remote())
-        except ray.exceptions.RayError:
+        except RayError:
             return  # the cluster is gone; the driver's own call says so
         for kind, *content in messages:
             if kind == "report":

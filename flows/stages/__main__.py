@@ -35,7 +35,9 @@ def main() -> int:
     logger.setLevel(logging.INFO)
     end_with_parent()
     try:
-        execute(Run.of(arguments.pipeline), arguments.stage, listeners=(show,))
+        run = Run.of(arguments.pipeline)
+        with run.only_one(arguments.stage):
+            execute(run, arguments.stage, listeners=(show,))
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         print(f"{arguments.stage}: {error}", file=sys.stderr)
         return 1

@@ -77,17 +77,19 @@ def record(run: Run, stage: str, code: Mapping[str, str]) -> None:
 
 
 def describe(run: Run, stage: str) -> dict[str, str]:
-    """Lineage of a stage about to run: commit, config, hash of every input, direct or not, and hardware."""
-    config, inputs = run.section(stage), run.inputs(stage)
-    canonical = json.dumps(flatten(config), sort_keys=True)
+    """Lineage of a stage about to run: commit, hardware, config and hash of everything it depends on, directly or not."""
+    config, inputs, sources = run.section(stage), run.inputs(stage), _sources(run, stage)
+    sections = {name: dataclasses.asdict(run.section(name)) for name in (*sources, stage)}
+    resolved = json.dumps(sections, sort_keys=True, separators=(",", ":"))
     tags = {
         "vitflow.pipeline": run.pipeline,
         "vitflow.stage": stage,
         "vitflow.fingerprint": output.fingerprint(stage, config, inputs),
         "vitflow.overrides": " ".join(run.overrides),
-        "config.sha256": hashlib.sha256(canonical.encode()).hexdigest(),
+        "config.resolved": resolved,
+        "config.sha256": hashlib.sha256(resolved.encode()).hexdigest(),
     }
-    tags |= {f"dvc.{name}": content_hash(run.root, path) for name, path in _sources(run, stage).items()}
+    tags |= {f"dvc.{name}": content_hash(run.root, path) for name, path in sources.items()}
     return tags | lineage.git_tags(run.root) | lineage.hardware_tags()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
+from pyarrow.csv import write_csv
 
 from flows.adapters import ray_cluster
 from flows.stages import output, progress
@@ -99,7 +99,7 @@ def _write_result(job: Job, model: ViT, class_names: list[str], metrics: dict[st
     save_model(result, model, class_names)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
-    pa.csv.write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
+    write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
     training_curve(rows, f"{job.stage}: validation top-1 {metrics['val/top1']:.1%}", result / "curves.png")
 
 

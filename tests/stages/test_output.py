@@ -14,7 +14,7 @@ class Config:
     rate: float
 
 
-def make(out: Path, config: Config = Config(rate=0.1), **inputs: Path) -> Path:  # noqa: B008
+def make(out: Path, config: Config = Config(rate=0.1), **inputs: Path) -> Path:
     with output.writing(out, "toy", config, inputs) as work:
         (work / "sub").mkdir()
         (work / "sub" / "numbers.txt").write_text("1 2 3")

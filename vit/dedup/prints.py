@@ -30,7 +30,7 @@ def take(shards: Shards, rows: Sequence[int], threads: int) -> Prints:
     encoded = [shards.read(row) for row in rows]
     batches = [encoded[start : start + BATCH] for start in range(0, len(encoded), BATCH)]
     with ThreadPoolExecutor(threads) as pool:
-        taken = [one for batch in pool.map(lambda batch: [_print(data) for data in batch], batches) for one in batch]
+        taken = [one for batch in pool.map(_print_all, batches) for one in batch]
     good = [(row, one) for row, one in zip(rows, taken, strict=True) if not isinstance(one, str)]
     return Prints(
         rows=np.array([row for row, _ in good], dtype=np.int64),
@@ -52,6 +52,10 @@ def concatenate(parts: Sequence[Prints]) -> Prints:
         colours=np.concatenate([part.colours for part in parts]),
         unreadable={},
     )
+
+
+def _print_all(batch: list[bytes]) -> list[tuple[bytes, bytes, Pixels, Pixels] | str]:
+    return [_print(data) for data in batch]
 
 
 def _print(data: bytes) -> tuple[bytes, bytes, Pixels, Pixels] | str:

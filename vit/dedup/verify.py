@@ -102,7 +102,8 @@ def _seen(images: Pixels, views: tuple[View, ...], view: Ints, size: int) -> Flo
 
 
 def _correlation(ours: Floats, theirs: Floats) -> Floats:
-    return np.round((ours * theirs).sum(axis=(1, 2)), DIGITS)
+    correlation: Floats = (ours * theirs).sum(axis=(1, 2))
+    return np.round(correlation, DIGITS)
 
 
 def _rms(chroma: Floats) -> Floats:

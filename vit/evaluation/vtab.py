@@ -79,7 +79,7 @@ def augment_for(task: str, augment: AugmentConfig) -> AugmentConfig:
 
 
 def means(top1: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
-    """Mean of each group that has tasks, `mean_of_tasks` and `mean_of_groups`; papers report either, so both are named."""
+    """Mean of each group that has tasks, `mean_of_tasks` and `mean_of_groups`: papers report either, hence both."""
     by_group = {
         group: float(np.mean([top1[task] for task in top1 if groups[task] == group]))
         for group in GROUPS

@@ -1,6 +1,6 @@
 """Rank, world size and means over ranks; alone in a process all of them are trivial."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

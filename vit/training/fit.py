@@ -53,10 +53,16 @@ def fit(
         if rank() == 0:
             checkpoint.save(checkpoints, state, fingerprint=fingerprint)
 
-    batches = {"resolution": config.resolution, "config": config.augment, "batch_size": config.train.batch_size}
     train(
         model,
-        lambda first: training_batches(shards, first_step=first, seed=config.train.seed, **batches),
+        lambda first: training_batches(
+            shards,
+            first_step=first,
+            seed=config.train.seed,
+            resolution=config.resolution,
+            config=config.augment,
+            batch_size=config.train.batch_size,
+        ),
         config.train,
         state=newest,
         log=log,

@@ -16,11 +16,13 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(ramp.reshape(height, width, 3))
 
 
-@given(width=st.integers(1, 60), height=st.integers(1, 60), area=st.sampled_from([0.05, 0.4, 0.9]), seed=st.integers(0, 99))
+@given(
+    width=st.integers(1, 60), height=st.integers(1, 60), area=st.sampled_from([0.05, 0.4, 0.9]), seed=st.integers(0, 99)
+)
 def test_crops_lie_inside_and_keep_the_area(width: int, height: int, area: float, seed: int) -> None:
     uniform = np.random.default_rng(seed).random(DRAWS)
     left, top, w, h = inception_crop(width, height, area, uniform)
-    assert 0 <= left and left + w <= width and 0 <= top and top + h <= height
+    assert left >= 0 and left + w <= width and top >= 0 and top + h <= height
     assert w * h >= area * width * height
 
 

@@ -1,5 +1,6 @@
 """The loop: what it computes, and that stopping, resuming and sharing the work change nothing."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -71,10 +72,8 @@ def sit(
         if step == stop_after:
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         train(model, batches, config, state=state, log=log, save=save)
-    except KeyboardInterrupt:
-        pass
     return model, losses, saved
 
 
@@ -132,7 +131,7 @@ def test_decay_is_decoupled_and_touches_every_parameter() -> None:
 
 
 def test_sgd_refuses_weight_decay() -> None:
-    with pytest.raises(ValueError, match="weight_decay 0.1 with sgd"):
+    with pytest.raises(ValueError, match=r"weight_decay 0\.1 with sgd"):
         make_optimizer(torch.nn.Linear(1, 1), "sgd", weight_decay=0.1)
 
 

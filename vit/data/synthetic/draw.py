@@ -29,6 +29,6 @@ def shuffled(stream: str, size: int) -> Ints:
     return np.argsort(bits(stream, np.arange(size)), kind="stable")
 
 
-def cos_sin(angle: Floats) -> tuple[Floats, Floats]:
-    """Cosine and sine of radians, rounded: their last bits differ between processors, and pixels must not."""
-    return np.round(np.cos(angle), 9), np.round(np.sin(angle), 9)
+def cos_sin(angle: Floats) -> Floats:
+    """Cosines and sines of radians [...], as [2, ...], rounded: processors differ in the last bits, pixels must not."""
+    return np.round(np.stack([np.cos(angle), np.sin(angle)]), 9)

@@ -5,6 +5,7 @@ Whoever looks for duplicates between corpus and test sets can be scored against 
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from vit.data.synthetic.draw import shuffled, uniform
 from vit.typing import Pixels
 
 Edit: TypeAlias = Callable[[Image.Image, float], Image.Image]  # the number in [0, 1) chooses among variants
+MIN_CONTRAST = 10.0  # grey levels, standard deviation
 COLUMNS = pa.schema([(name, pa.string()) for name in ("key", "task", "test_key", "edit")])
 
 
@@ -71,18 +73,30 @@ def choose(keys: Sequence[str], tests: dict[str, list[shards.Example]], *, seed:
     """Which test image each of `keys` is to show, and how edited.
 
     Tasks take turns, and so do edits, so that every task meets every edit; a test image is used once as long as
-    there are enough.
+    there are enough. Flat images are passed over: JPEG or clipping leaves nothing of them to recognise.
     """
     tasks, edits = sorted(tests), list(EDITS)
-    orders = {task: shuffled(f"planted/{seed}/{task}", len(tests[task])).tolist() for task in tasks}
+    needed = -(-len(keys) // len(tasks))
+    orders: dict[str, list[int]] = {task: _telling(tests[task], f"planted/{seed}/{task}", needed) for task in tasks}
     choices = uniform(f"planted/{seed}/choice", np.arange(len(keys))).tolist()
     copies: list[Copy] = []
     for i, (key, choice) in enumerate(zip(keys, choices, strict=True)):
         turn, task = i // len(tasks), tasks[i % len(tasks)]
-        test = tests[task][orders[task][turn % len(orders[task])]]
+        test = orders[task][turn % len(orders[task])]
         # Shifted by the task, so that even few copies show every edit.
         copies.append(Copy(key=key, task=task, test=test, edit=edits[(turn + i) % len(edits)], choice=choice))
     return copies
+
+
+def _telling(tests: list[shards.Example], salt: str, needed: int) -> list[shards.Example]:
+    """The first `needed` test images, in shuffled order, that keep MIN_CONTRAST when brightened."""
+    shuffled_tests = (tests[i] for i in shuffled(salt, len(tests)).tolist())
+    return list(itertools.islice(filter(_has_contrast, shuffled_tests), needed))
+
+
+def _has_contrast(test: shards.Example) -> bool:
+    luma = np.asarray(shards.decode(test.image).convert("L"), dtype=np.float64)
+    return float(np.minimum(1.1 * luma, 255).std()) >= MIN_CONTRAST
 
 
 def replaced(example: shards.Example, copy: Copy) -> shards.Example:

@@ -41,15 +41,19 @@ def stencil(size: int, faces: Sequence[tuple[Floats, float]]) -> tuple[Pixels, P
 
 def place(outline: Floats, *, x: float, y: float, radius: float, angle: float = 0.0) -> Floats:
     """Scale, turn (radians) and move a unit outline [V, 2]."""
-    cos, sin = cos_sin(np.asarray(angle))
-    turned = outline @ np.array([[cos, sin], [-sin, cos]])
-    return turned * radius + np.array([x, y])
+    return outline @ turning(np.array([angle]), np.array([radius]))[0] + np.array([x, y])
+
+
+def turning(angles: Floats, scales: Floats) -> Floats:
+    """Row-vector matrices [N, 2, 2] that turn by `angles` (radians) and scale, both [N]."""
+    cos, sin = cos_sin(angles) * scales
+    return np.stack([np.stack([cos, sin], axis=1), np.stack([-sin, cos], axis=1)], axis=1)
 
 
 def stroke(points: Sequence[tuple[float, float]], width: float) -> list[Floats]:
     """A line through `points` as one rectangle [4, 2] per segment, long enough that corners close."""
     line: Floats = np.array(points)
-    along = np.diff(line, axis=0)
+    along: Floats = np.diff(line, axis=0)
     along *= width / 2 / np.sqrt((along**2).sum(axis=1, keepdims=True))
     across = np.stack([-along[:, 1], along[:, 0]], axis=1)
     starts, ends = line[:-1] - along, line[1:] + along

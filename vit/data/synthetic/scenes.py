@@ -55,8 +55,8 @@ def _count_scene(stream: str, number: int) -> Pixels:
     vary = uniform(stream, np.arange(4)[:, None], np.arange(number))
     radii = 2.6 + 0.9 * vary[0]
     centres = next(found for trial in itertools.count() if len(found := _apart(f"{stream}/{trial}", radii)) == number)
-    outlines = (vary[1] * len(OUTLINES)).astype(np.int64)
-    colours = (vary[2] * len(COLOURS)).astype(np.int64)
+    outlines: list[int] = (vary[1] * len(OUTLINES)).astype(np.int64).tolist()
+    colours: list[int] = (vary[2] * len(COLOURS)).astype(np.int64).tolist()
     angles = 2 * np.pi * vary[3]
     faces: list[tuple[Floats, Colour]] = []
     for row, (x, y) in enumerate(centres):
@@ -86,7 +86,7 @@ def _distance_scene(stream: str, nearest: float) -> Pixels:
     depths = nearest + (DISTANCE_EDGES[-1] + 0.5 - nearest) * vary[0]
     depths[0] = nearest
     columns = 24 * vary[1] - 12  # pixels from the middle
-    colours = (vary[2] * len(COLOURS)).astype(np.int64)
+    colours: list[int] = (vary[2] * len(COLOURS)).astype(np.int64).tolist()
     floor = np.array([[0, -1], [SIZE, -1], [SIZE, SIZE], [0, SIZE]], dtype=np.float64)
     faces = [(floor, _grey(f"{stream}/floor", 90, 140))]
     for row in np.argsort(-depths, kind="stable").tolist():  # far to near

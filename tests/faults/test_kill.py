@@ -1,0 +1,130 @@
+"""Killed in the middle: the run goes on from its last checkpoint and ends with the same parameters, bit for bit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.checkout import environment, hashes, make_checkout, vitflow
+
+pytestmark = pytest.mark.slow
+LONG = ("pretrain.train.steps=600", "pretrain.train.save_every=50", "pretrain.train.log_every=50")
+OVERRIDES = [word for override in LONG for word in ("--set", override)]
+WORKERS = {"VITFLOW_WORKERS": "2"}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared and de-duplicated, so that only pre-training and what follows is left."""
+    path = make_checkout(tmp_path_factory.mktemp("kill"))
+    done = subprocess.run(
+        ["dvc", "repro", "deduplicate@smoke"],
+        cwd=path,
+        env=environment(path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(checkout: Path) -> dict[str, str]:
+    """What pre-training makes when nothing happens; removed again."""
+    done = vitflow(checkout, "run", "smoke", *OVERRIDES, **WORKERS)
+    assert done.returncode == 0, done.stderr
+    return pretrained(checkout)
+
+
+def pretrained(checkout: Path) -> dict[str, str]:
+    """Hashes of the one pre-training with overrides, which is then removed together with what follows it."""
+    (directory,) = (checkout / "runs/smoke").glob("pretrain@*")
+    found = hashes(directory)
+    for path in (checkout / "runs/smoke").glob("*@*"):
+        shutil.rmtree(path)
+    return found
+
+
+@pytest.fixture
+def running(checkout: Path, undisturbed: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The same run, started and somewhere after its second checkpoint."""
+    command = [sys.executable, "-m", "flows.cli", "run", "smoke", *OVERRIDES]
+    process = subprocess.Popen(command, cwd=checkout, env=environment(checkout, **WORKERS))
+    try:
+        wait(lambda: len(checkpoints(checkout)) >= 2, process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def checkpoints(checkout: Path) -> list[Path]:
+    return sorted((checkout / "runs/smoke").glob(".scratch/pretrain-*/checkpoints/step-*"))
+
+
+def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ray_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("RayTrainWorker" in word for word in child.cmdline()[:1])
+    ]
+
+
+def test_killed_worker(checkout: Path, undisturbed: dict[str, str], running: subprocess.Popen[bytes]) -> None:
+    workers = ray_workers(running)
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
+    assert running.wait(300) == 0
+    assert pretrained(checkout) == undisturbed
+
+
+def test_killed_flow(checkout: Path, undisturbed: dict[str, str], running: subprocess.Popen[bytes]) -> None:
+    family = psutil.Process(running.pid).children(recursive=True)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    done_before = int(checkpoints(checkout)[-1].name.removeprefix("step-"))
+    assert 0 < done_before < 600
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [child for child in alive if "ray" in child.name().lower() or "flows" in " ".join(child.cmdline())]
+    resumed = vitflow(checkout, "run", "smoke", *OVERRIDES, **WORKERS)
+    assert resumed.returncode == 0, resumed.stderr
+    history = (checkout / ".vitflow").exists()
+    assert history and pretrained(checkout) == undisturbed
+
+
+def test_killed_dvc_takes_its_stage_along(checkout: Path) -> None:
+    """`dvc` leaves the stage's process behind; ours notices and ends, so that no two ever write side by side."""
+    process = subprocess.Popen(["dvc", "repro", "-s", "-f", "prepare@smoke"], cwd=checkout, env=environment(checkout))
+    stages: list[psutil.Process] = []
+
+    def started() -> bool:
+        stages[:] = [
+            child for child in psutil.Process(process.pid).children(recursive=True) if "flows.stages" in child.cmdline()
+        ]
+        return bool(stages) and stages[0].cpu_times().user > 4
+
+    wait(started, process)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(stages, timeout=10)
+    assert not alive
+    again = subprocess.run(
+        ["dvc", "repro", "-q", "deduplicate@smoke"], cwd=checkout, env=environment(checkout), check=False, timeout=300
+    )
+    assert again.returncode == 0

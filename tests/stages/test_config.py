@@ -1,0 +1,108 @@
+"""Everything wrong in a config or an override is a sentence with the dotted path and the nearest name."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.stages.config import ConfigError, load
+from flows.stages.run import Run, flatten
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITFLOW_ROOT", str(ROOT))
+
+
+def test_overrides_change_one_value_each() -> None:
+    plain, changed = load("mini"), load("mini", ["finetune.train.learning_rate=2e-2", "evaluate.augment.flip=false"])
+    assert changed.finetune.train.learning_rate == 0.02 and changed.evaluate.augment.flip is False
+    assert changed.pretrain == plain.pretrain
+    flat, before = flatten(changed), flatten(plain)
+    assert {name for name in flat if flat[name] != before[name]} == {
+        "finetune.train.learning_rate",
+        "evaluate.augment.flip",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("pretrain.train.lerning_rate=3", "pretrain.train has no 'lerning_rate'; did you mean 'learning_rate'"),
+        ("pretrian.train.steps=3", "the pipeline has no 'pretrian'; did you mean 'pretrain'"),
+        ("pretrain.train.steps=many", "pretrain.train.steps is 'many': input should be a valid integer"),
+        ("pretrain.train.steps=10.5", "pretrain.train.steps is 10.5: input should be a valid integer"),
+        ("evaluate.augment.flip=3", "evaluate.augment.flip is 3: input should be a valid boolean"),
+        ("pretrain.train.optimizer=lamb", "pretrain.train.optimizer is 'lamb': input should be 'adamw' or 'sgd'"),
+        ("pretrain.model.resolution=30", "resolution 30 is not a multiple of patch_size 8; nearest are 24 and 32"),
+        ("finetune.resolution=50", "finetune.resolution 50 is not a multiple of pretrain.model.patch_size 8; nearest"),
+        ("pretrain.train=3", "would replace a whole section; name one value in it: seed, steps"),
+        ("pretrain.train.steps", "must look like stage.section.name=value"),
+        ("pretrain.train.warmup_steps=1500", "warmup_steps 1500 must be at least 0 and below steps 1500"),
+        ("pretrain.__class__.x=1", "pretrain has no '__class__'"),
+        ("prepare.seed=!!python/object/apply:os.system [id]", "prepare.seed is '!!python/object"),
+    ],
+)
+def test_bad_override_is_a_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load("mini", [override])
+    assert sentence in str(error.value)
+
+
+def test_unknown_pipeline_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"there is no pipeline 'mni' in pipelines\.yaml; did you mean 'mini'"):
+        load("mni")
+
+
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    document = yaml.safe_load((ROOT / "pipelines.yaml").read_text())
+    document["pipelines"]["mini"]["pretrain"]["train"] |= changes
+    (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("VITFLOW_ROOT", str(tmp_path))
+
+
+def test_unknown_key_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited(tmp_path, monkeypatch, lerning_rate=1.0)
+    with pytest.raises(
+        ConfigError, match=r"pretrain.train.lerning_rate is not a known name; did you mean 'learning_ra"
+    ):
+        load("mini")
+
+
+def test_number_that_yaml_reads_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited(tmp_path, monkeypatch, learning_rate="1e-3")  # what PyYAML makes of a bare 1e-3
+    with pytest.raises(ConfigError, match=r"pretrain.train.learning_rate is '1e-3': input should be a valid number"):
+        load("mini")
+
+
+def test_file_that_is_no_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines.yaml").write_text("pipelines: [")
+    monkeypatch.setenv("VITFLOW_ROOT", str(tmp_path))
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load("mini")
+
+
+def test_only_what_follows_an_override_leaves_the_tracked_directories() -> None:
+    run = Run.of("mini", ("finetune.train.learning_rate=0.02",))
+    tracked = [
+        stage for stage in ("prepare", "deduplicate", "pretrain", "finetune", "evaluate") if run.is_tracked(stage)
+    ]
+    assert tracked == ["prepare", "deduplicate", "pretrain"]
+    same = Run.of("mini", (f"finetune.train.learning_rate={run.plain.finetune.train.learning_rate}",))
+    assert same.is_tracked("register")
+
+
+def test_flatten_gives_the_names_that_overrides_use() -> None:
+    @dataclasses.dataclass
+    class Inner:
+        b: int
+
+    @dataclasses.dataclass
+    class Outer:
+        a: Inner
+        c: str
+
+    assert flatten(Outer(Inner(1), "x")) == {"a.b": 1, "c": "x"}

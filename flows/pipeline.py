@@ -8,6 +8,7 @@ from flows.environment import apply_defaults
 apply_defaults()
 
 from prefect import flow  # noqa: E402  (environment first)
+from prefect.runtime import flow_run  # noqa: E402
 
 from flows import show  # noqa: E402
 from flows.adapters import ray_cluster  # noqa: E402
@@ -23,7 +24,12 @@ else:
 prepare, deduplicate, pretrain, finetune, evaluate, register = (as_task(stage) for stage in pipelines.STAGES)
 
 
-@flow(name="vit-pipeline", flow_run_name="{pipeline}", validate_parameters=True)
+def run_name() -> str:
+    """`mini`, or `mini finetune.train.learning_rate=0.02`: what tells runs apart in the list."""
+    return " ".join([flow_run.parameters["pipeline"], *flow_run.parameters.get("overrides", [])])
+
+
+@flow(name="vit-pipeline", flow_run_name=run_name, validate_parameters=True)
 def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> Path:  # noqa: B006  (forms need it plain)
     """Images in, a registered Vision Transformer out: prepare, deduplicate, pretrain, finetune, evaluate, register.
 

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -30,6 +29,11 @@ from flows.stages.run import Run
 logger = logging.getLogger("vitflow")
 UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
 LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
+CAPTIONS = {
+    "pairs": "Corpus images that were removed, each beside the test image it repeats, most doubtful first",
+    "curves": "Training loss and learning rate by step",
+    "scores": "Top-1 of every task, beside the same model from random weights (grey) and chance (black line)",
+}
 _watchers: list[Callable[[str, Done | None], None]] = []
 _listeners: list[Listener] = []
 
@@ -46,7 +50,12 @@ def stage_done(stage: str, done: Done | None) -> None:
         watcher(stage, done)
     if done is not None and done.url:
         with _warning():
-            create_link_artifact(link=done.url, link_text=f"MLflow run of {stage}", key=f"{stage}-mlflow")
+            create_link_artifact(
+                link=done.url,
+                link_text=f"{stage} in MLflow",
+                key=f"{stage}-mlflow",
+                description=f"Parameters, metrics, files and lineage of {stage}",
+            )
 
 
 @contextlib.contextmanager
@@ -56,6 +65,7 @@ def live(stage: str) -> Iterator[tuple[Listener, ...]]:
     artifact: list[UUID] = []
     with _warning():
         artifact.append(_uuid(create_progress_artifact(progress=0.0, key=f"{stage}-progress", description=stage)))
+    start = time.monotonic()
     last = {"update": 0.0, "log": 0.0}
 
     def listen(event: Progress) -> None:
@@ -72,7 +82,8 @@ def live(stage: str) -> Iterator[tuple[Listener, ...]]:
     yield (listen, *_listeners)
     if artifact:
         with _warning():
-            update_progress_artifact(artifact[0], progress=100.0, description=f"{stage}: done")
+            seconds = time.monotonic() - start
+            update_progress_artifact(artifact[0], progress=100.0, description=f"{stage}: done in {seconds:.0f} s")
 
 
 def sentence(event: Progress) -> str:
@@ -86,30 +97,41 @@ def sentence(event: Progress) -> str:
     eta = metrics.pop("eta_seconds", None)
     metrics.pop("train/learning_rate", None)
     parts += [f"{name} {value:.4g}" for name, value in metrics.items()]
-    if eta is not None:
+    if eta is not None and event.step < event.total:
         parts.append(f"{int(eta) // 60}:{int(eta) % 60:02d} left")
     return ", ".join(parts)
 
 
 def pictures(stage: str, out: Path) -> None:
-    """The stage's PNG files as image artifacts; inlined, because a Prefect server serves no files."""
+    """The stage's PNG files as artifacts of its task run, with a caption each."""
     for path in sorted(out.glob("*.png")):
         with _warning():
-            data = base64.b64encode(path.read_bytes()).decode()
             key = f"{stage}-{path.stem}".replace("_", "-")
-            create_image_artifact(image_url=f"data:image/png;base64,{data}", key=key, description=str(path))
+            text = f"{_inline(path)}\n\n`{path}`\n"
+            create_markdown_artifact(text, key=key, description=CAPTIONS.get(path.stem, f"{path.stem} of {stage}"))
 
 
 def summary(run: Run) -> None:
-    """The run's results in Markdown, with a link to the registered version."""
+    """The run's results in Markdown, with the scores as a picture and a link to the registered version."""
     with _warning():
         text = report.markdown(run)
         registered = report.results(run)["register"]
+        uri, alias = registered["uri"], registered["alias"]
         url = mlflow_registry.version_url(registered["name"], registered["version"])
         if url:
-            text += f"\n[{registered['uri']} in MLflow]({url})\n"
-            create_link_artifact(link=url, link_text=registered["uri"], key="model-version")
-        create_markdown_artifact(text, key="summary", description=f"Results of {run.pipeline}")
+            heading, _, table = text.partition("\n")
+            text = f"{heading}\n\n[{uri} in MLflow]({url})\n{table}"
+            about = f"The registered model, {alias}"
+            create_link_artifact(link=url, link_text=f"{uri} in MLflow", key="model-version", description=about)
+        text += "".join(f"\n{_inline(path)}\n" for path in sorted(run.out("evaluate").glob("*.png")))
+        create_markdown_artifact(text, key="summary", description=f"Results of {run.pipeline}: {uri}, {alias}")
+        get_run_logger().info("%s is the %s: %s", uri, alias, url or "see `vitflow models`")
+
+
+def _inline(picture: Path) -> str:
+    """A PNG inside Markdown: Prefect serves no files, and prints the whole data: URI under an image artifact."""
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return f"![{picture.stem}](data:image/png;base64,{data})"
 
 
 def _uuid(value: Any) -> UUID:

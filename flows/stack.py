@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flows.environment import UP_FILE
 from flows.stages.config import names, root
@@ -42,11 +43,12 @@ def up(*, prefect_port: int, mlflow_port: int) -> None:
         }
         _wait(servers["Prefect server"], "Prefect server", f"{prefect}/api/health")
         _wait(servers["MLflow server"], "MLflow server", f"{mlflow}/health")
+        _close_orphans(f"{prefect}/api")
         servers["runner"] = stack.enter_context(_running([sys.executable, "-m", "flows.deploy"], "runner", environment))
         _wait_for_deployments(servers["runner"], f"{prefect}/api")
         stack.enter_context(_announced(environment))
         console.print(f"Prefect  {prefect}/deployments   start a pipeline here: Run, Custom run")
-        console.print(f"MLflow   {mlflow}   runs, and the model registry under Models")
+        console.print(f"MLflow   {mlflow}/#/models   registered models; runs are under Experiments")
         console.print(f"logs     {_logs()}/   Ctrl-C stops all of it", highlight=False)
         with contextlib.suppress(KeyboardInterrupt):
             _watch(servers)
@@ -114,11 +116,24 @@ def _wait_for_deployments(process: subprocess.Popen[bytes], api: str) -> None:
 
 
 def _count_deployments(api: str) -> int:
-    request = urllib.request.Request(
-        f"{api}/deployments/count", data=b"{}", headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        return int(answer.read())
+    return int(_post(f"{api}/deployments/count", {}))
+
+
+def _close_orphans(api: str) -> None:
+    """End the runs that were going on when the stack was last stopped: they would hold their deployment's only slot."""
+    lost = {"deployment_id": {"is_null_": False}, "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    message = "vitflow up was stopped while this ran; Retry goes on from the last checkpoint"
+    state = {"type": "CRASHED", "name": "Crashed", "message": message}
+    for run in _post(f"{api}/flow_runs/filter", {"flow_runs": lost}):
+        _post(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    """What the Prefect server answers, from JSON."""
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
 
 
 def _watch(servers: dict[str, subprocess.Popen[bytes]]) -> None:

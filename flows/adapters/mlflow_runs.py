@@ -199,7 +199,9 @@ def _experiment(name: str) -> str:
         is_embedded = tracking_uri().startswith("sqlite:")
         location = (root() / "mlartifacts" / name).as_uri() if is_embedded else None
         with contextlib.suppress(MlflowException):  # another process was faster
-            api.create_experiment(name, artifact_location=location)
+            # Without the kind, the UI opens on the page for traces of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            api.create_experiment(name, artifact_location=location, tags=kind)
         found = api.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
         raise ValueError(

@@ -77,7 +77,7 @@ def record(run: Run, stage: str, code: Mapping[str, str]) -> None:
 
 
 def describe(run: Run, stage: str) -> dict[str, str]:
-    """Lineage of a stage about to run: commit, hardware, config and hash of everything it depends on, directly or not."""
+    """Lineage of a stage about to run: commit, hardware, config and hash of all that it depends on, directly or not."""
     config, inputs, sources = run.section(stage), run.inputs(stage), _sources(run, stage)
     sections = {name: dataclasses.asdict(run.section(name)) for name in (*sources, stage)}
     resolved = json.dumps(sections, sort_keys=True, separators=(",", ":"))

@@ -169,7 +169,7 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
         random=_percent(scores["mean_of_tasks_random_init"]),
         rows="\n".join(rows),
         removed=f"{metrics['dedup/removed']:.0f}",
-        lineage="\n".join(f"- `{key}`: {value}" for key, value in sorted(tags.items())),
+        lineage="\n".join(f"- `{key}`: {value}" for key, value in sorted(tags.items()) if key != "config.resolved"),
     )
 
 

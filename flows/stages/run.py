@@ -30,6 +30,7 @@ class Run:
     config: Pipeline
     plain: Pipeline  # without overrides
     root: Path
+    _code: dict[str, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # by stage, once a run
 
     @classmethod
     def of(cls, pipeline: str, overrides: tuple[str, ...] = ()) -> "Run":
@@ -59,9 +60,10 @@ class Run:
         directory = self.root / "runs" / self.pipeline
         if self.is_tracked(stage):
             return directory / stage
-        code = json.dumps(dvc_repo.code_state(self.root, self.target(stage)), sort_keys=True)
+        if stage not in self._code:
+            self._code[stage] = json.dumps(dvc_repo.code_state(self.root, self.target(stage)), sort_keys=True)
         contents = output.fingerprint(stage, self.section(stage), self.inputs(stage))
-        return directory / f"{stage}@{hashlib.sha256((contents + code).encode()).hexdigest()[:12]}"
+        return directory / f"{stage}@{hashlib.sha256((contents + self._code[stage]).encode()).hexdigest()[:12]}"
 
     def target(self, stage: str) -> str:
         """DVC's name of the stage."""

@@ -19,7 +19,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path) ->
     steps = [row["step"] for row in rows]
     loss.plot(steps, [row["train/loss"] for row in rows], color="#3b7dd8")
     loss.set(xlabel="step", ylabel="training loss", title=title)
-    loss.set_ylim(bottom=0)
+    loss.set_ylim(0, 1.08 * max(row["train/loss"] for row in rows))
     rate = loss.twinx()
     rate.plot(steps, [row["train/learning_rate"] for row in rows], color="#b9b9b9", linestyle="--")
     rate.set_ylabel("learning rate (dashed)")

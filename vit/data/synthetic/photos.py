@@ -57,8 +57,8 @@ def _cut(name: str, positions: Ints, pixels: Pixels, wanted: Ints) -> None:
 
 def _positions(stream: str, split: str, name: str, size: int) -> Ints:
     """Top left corners (y, x) of all crops inside the split's strip that are not flat, shuffled; int64 [N, 2]."""
-    height, width = picture(name).shape[:2]
-    first, last = (int(round(share * width)) for share in STRIPS[split])
+    height, width = map(int, picture(name).shape[:2])
+    first, last = (round(share * width) for share in STRIPS[split])
     columns = last - first - size + 1
     order = np.argsort(bits(f"{stream}/{name}", np.arange((height - size + 1) * columns)), kind="stable")
     y, x = np.divmod(order, columns)

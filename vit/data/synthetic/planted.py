@@ -77,7 +77,7 @@ def choose(keys: Sequence[str], tests: dict[str, list[shards.Example]], *, seed:
     """
     tasks, edits = sorted(tests), list(EDITS)
     needed = -(-len(keys) // len(tasks))
-    orders: dict[str, list[int]] = {task: _telling(tests[task], f"planted/{seed}/{task}", needed) for task in tasks}
+    orders = {task: _telling(tests[task], f"planted/{seed}/{task}", needed) for task in tasks}
     choices = uniform(f"planted/{seed}/choice", np.arange(len(keys))).tolist()
     copies: list[Copy] = []
     for i, (key, choice) in enumerate(zip(keys, choices, strict=True)):
@@ -90,8 +90,11 @@ def choose(keys: Sequence[str], tests: dict[str, list[shards.Example]], *, seed:
 
 def _telling(tests: list[shards.Example], salt: str, needed: int) -> list[shards.Example]:
     """The first `needed` test images, in shuffled order, that keep MIN_CONTRAST when brightened."""
-    shuffled_tests = (tests[i] for i in shuffled(salt, len(tests)).tolist())
-    return list(itertools.islice(filter(_has_contrast, shuffled_tests), needed))
+    order: list[int] = shuffled(salt, len(tests)).tolist()
+    found = list(itertools.islice(filter(_has_contrast, (tests[i] for i in order)), needed))
+    if needed and not found:
+        raise ValueError(f"no test image of {salt} has the contrast of {MIN_CONTRAST} grey levels that a copy needs")
+    return found
 
 
 def _has_contrast(test: shards.Example) -> bool:

@@ -89,7 +89,8 @@ def _distance_scene(stream: str, nearest: float) -> Pixels:
     colours: list[int] = (vary[2] * len(COLOURS)).astype(np.int64).tolist()
     floor = np.array([[0, -1], [SIZE, -1], [SIZE, SIZE], [0, SIZE]], dtype=np.float64)
     faces = [(floor, _grey(f"{stream}/floor", 90, 140))]
-    for row in np.argsort(-depths, kind="stable").tolist():  # far to near
+    far_to_near: list[int] = np.argsort(-depths, kind="stable").tolist()
+    for row in far_to_near:
         z = 2 + (depths[row] - 7) / 2
         centre = np.array([columns[row] * z / 32, 0.25, z])
         colour = COLOURS[colours[row]]

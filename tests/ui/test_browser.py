@@ -1,0 +1,207 @@
+"""A person with a browser: fills in Prefect's form, watches the run, follows it to the registered model in MLflow.
+
+Screenshots go to test-results/ui/, to be looked at. VITFLOW_UI_PIPELINE runs another pipeline than `smoke`.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.checkout import ROOT
+from tests.ui.served import Served, served, still_running
+
+PIPELINE = os.environ.get("VITFLOW_UI_PIPELINE", "smoke")
+OVERRIDE = "finetune.train.learning_rate=0.02"
+STAGES = ("prepare", "deduplicate", "pretrain", "finetune", "evaluate", "register")
+PICTURES = ("deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores")
+RUN_SECONDS = 600.0 if PIPELINE == "smoke" else 2400.0
+PAGE_MILLISECONDS = 60_000  # two busy cores
+SHOTS = ROOT / "test-results" / "ui"
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium (see .ci/run)")]
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path / "checkout") as running:
+        yield running
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    shutil.rmtree(SHOTS, ignore_errors=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = browser.new_page(viewport={"width": 1400, "height": 1300})
+        page.set_default_timeout(PAGE_MILLISECONDS)
+        expect.set_options(timeout=PAGE_MILLISECONDS)
+        yield page
+        browser.close()
+
+
+def test_from_the_form_to_the_registered_model(stack: Served, page: Page) -> None:
+    run = fill_in_the_form(page, stack)
+    watch_the_run(page, stack, run)
+    check_logs(page, stack)
+    check_task_runs(page)
+    artifacts = list_artifacts(page)
+    look_at_pictures(page, artifacts)
+    version = read_the_summary(page, artifacts)
+    assert version.startswith(f"{stack.mlflow}/#/models/vit-{PIPELINE}/versions/")
+    check_model_version(page, version, stack.commit())
+    check_training_run(page, artifacts["finetune-mlflow"])
+    started = stack.processes()
+    assert len(started) >= 3, "two servers and a runner"
+    assert stack.interrupt() in (0, 130)
+    assert still_running([*started, *stack.processes()]) == []
+
+
+def fill_in_the_form(page: Page, stack: Served) -> str:
+    """Run, Custom run, one override, Submit; the address of the run."""
+    page.goto(f"{stack.prefect}/deployments")
+    deployment = page.get_by_role("link", name=PIPELINE, exact=True).first
+    deployment.wait_for()
+    shoot(page, "prefect-deployments")
+    deployment.click()
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.get_by_text("Custom run").first.click()
+    fields = page.locator(".schema-form-property")
+    pipeline, overrides = (fields.filter(has_text=name).first for name in ("pipeline (Optional)", "overrides"))
+    expect(pipeline).to_contain_text("Which pipeline of pipelines.yaml to run.")
+    expect(overrides).to_contain_text("Only the stages they touch run again")
+    pipeline.get_by_role("button", name=PIPELINE, exact=True).press("ArrowDown")  # opens the list
+    for other in ("mini", "smoke"):
+        expect(page.locator(".p-select-option").filter(has_text=other)).to_be_visible()
+    shoot(page, "prefect-form-choice")
+    page.locator(".p-select-option").filter(has_text=PIPELINE).click()
+    overrides.get_by_role("button", name="Add item").click()
+    overrides.locator("textarea").fill(OVERRIDE)
+    shoot(page, "prefect-form")
+    page.get_by_role("button", name="Submit").click()
+    address = page.locator("a[href*='/runs/flow-run/']").first.get_attribute("href")
+    assert address is not None
+    return f"{stack.prefect}{address}"
+
+
+def watch_the_run(page: Page, stack: Served, run: str) -> None:
+    page.goto(run)
+    badge = page.locator(".state-badge").first
+    deadline = time.monotonic() + RUN_SECONDS
+    seen_running = False
+    while (state := badge.inner_text().strip()) != "Completed":
+        assert state not in ("Failed", "Crashed", "Cancelled"), f"the run {state.lower()}:\n{stack.log('runner')}"
+        assert time.monotonic() < deadline, f"{state} after {RUN_SECONDS:.0f} s:\n{stack.log('runner')}"
+        if not seen_running and "pretrain: running" in stack.log("runner"):
+            seen_running = True
+            page.reload()  # the graph zooms to fit only when it is opened
+            page.get_by_text("pretrain: running").wait_for()
+            shoot(page, "prefect-run-running")
+        time.sleep(0.5)
+    page.reload()  # counts on an open page lag behind its state
+    expect(page.get_by_text("6 Task runs").first).to_be_visible()
+
+
+def check_logs(page: Page, stack: Served) -> None:
+    """Each stage says that it is done; no library says anything else."""
+    shoot(page, "prefect-run")
+    for stage in STAGES:
+        page.get_by_text(re.compile(rf"^{stage}: done in \d+ s")).first.scroll_into_view_if_needed()
+    shoot(page, "prefect-run-logs")
+    noise = [line for line in stack.log("runner").splitlines() if re.search(r"WARN|ERROR|Traceback|Warning", line)]
+    assert noise == []
+
+
+def check_task_runs(page: Page) -> None:
+    page.get_by_text("Task Runs", exact=True).click()
+    links = page.locator("a[href*='/runs/task-run/']")
+    expect(links).to_have_count(len(STAGES))
+    assert sorted(links.all_inner_texts()) == sorted(STAGES)
+    shoot(page, "prefect-run-tasks")
+
+
+def list_artifacts(page: Page) -> dict[str, str]:
+    """Addresses of the run's artifacts by key."""
+    page.get_by_text("Artifacts", exact=True).click()
+    progress, links = [f"{stage}-progress" for stage in STAGES], [f"{stage}-mlflow" for stage in STAGES]
+    expected = {*progress, *links, *PICTURES, "summary", "model-version"}
+    cards = page.locator("a[href*='/artifacts/artifact/']")
+    expect(cards).to_have_count(len(expected))
+    shoot(page, "prefect-run-artifacts")
+    found: dict[str, str] = {}
+    for card in cards.all():
+        _, key, *rest = (line for line in card.inner_text().splitlines() if line)
+        found[key] = str(card.evaluate("card => card.href"))
+        assert "No description" not in rest, key
+        assert not key.endswith("-progress") or re.search(r"done in \d+ s", rest[-1]), rest
+    assert set(found) == expected
+    return found
+
+
+def look_at_pictures(page: Page, artifacts: dict[str, str]) -> None:
+    for key in PICTURES:
+        page.goto(artifacts[key])
+        picture = page.locator("img[src^='data:image/png']")
+        picture.wait_for()
+        assert picture.evaluate("picture => picture.naturalWidth") > 300, key
+        shoot(page, f"prefect-{key}")
+
+
+def read_the_summary(page: Page, artifacts: dict[str, str]) -> str:
+    """The table of results; the address of the model version that it links to."""
+    page.goto(artifacts["summary"])
+    table = page.locator("table").first
+    for row in ("images in", "planted found", "fine-tuning, top-1", "mini-VTAB, mean of 10 tasks", "model version"):
+        expect(table).to_contain_text(row)
+    expect(page.get_by_text(OVERRIDE)).to_be_visible()
+    shoot(page, "prefect-summary")
+    link = page.get_by_role("link", name=f"models:/vit-{PIPELINE}/1 in MLflow")
+    return str(link.get_attribute("href"))
+
+
+def check_model_version(page: Page, address: str, commit: str) -> None:
+    """Version, alias, lineage, and the run that registered it with its metrics."""
+    page.goto(address)
+    expect(page.get_by_role("heading", name="Version 1")).to_be_visible()
+    expect(page.get_by_text("champion").first).to_be_visible()
+    expect(page.get_by_text("git.commit").first).to_be_visible()
+    expect(page.get_by_text(commit).first).to_be_visible()
+    shoot(page, "mlflow-model-version")
+    page.get_by_text("git.commit").last.scroll_into_view_if_needed()
+    shoot(page, "mlflow-model-version-tags")
+    page.get_by_role("link", name=f"{PIPELINE}/register").first.click()
+    expect(page.get_by_text("vtab/mean_of_tasks").first).to_be_attached()
+    shoot(page, "mlflow-run-register")
+
+
+def check_training_run(page: Page, link: str) -> None:
+    """From Prefect's link: the override arrived, curves were drawn, and the other stages are beside it."""
+    page.goto(link)
+    address = str(page.get_by_role("link", name="finetune in MLflow").get_attribute("href"))
+    page.goto(address)
+    parameter = page.get_by_role("row").filter(has_text="train.learning_rate")
+    expect(parameter).to_contain_text("0.02")
+    shoot(page, "mlflow-run-finetune")
+    page.get_by_text("Model metrics", exact=True).click()
+    expect(page.get_by_text("train/loss").first).to_be_visible()
+    shoot(page, "mlflow-run-finetune-charts")
+    page.goto(re.sub(r"/runs/\w+$", "/runs", address))
+    for stage in STAGES:
+        expect(page.get_by_text(f"{PIPELINE}/{stage}").first).to_be_visible()
+    shoot(page, "mlflow-runs")
+
+
+def shoot(page: Page, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(1500)  # transitions, and pictures that come after their frame
+    page.screenshot(path=SHOTS / f"{name}.png")

@@ -78,11 +78,19 @@ def wait(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.05)
 
 
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; empty if it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def ray_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if any("RayTrainWorker" in word for word in child.cmdline()[:1])
+        if any("RayTrainWorker" in word for word in words(child)[:1])
     ]
 
 
@@ -101,7 +109,7 @@ def test_killed_flow(checkout: Path, undisturbed: dict[str, str], running: subpr
     done_before = int(checkpoints(checkout)[-1].name.removeprefix("step-"))
     assert 0 < done_before < 600
     _, alive = psutil.wait_procs(family, timeout=20)
-    assert not [child for child in alive if "ray" in child.name().lower() or "flows" in " ".join(child.cmdline())]
+    assert not [child for child in alive if "ray" in child.name().lower() or "flows" in " ".join(words(child))]
     resumed = vitflow(checkout, "run", "smoke", *OVERRIDES, **WORKERS)
     assert resumed.returncode == 0, resumed.stderr
     history = (checkout / ".vitflow").exists()
@@ -115,7 +123,7 @@ def test_killed_dvc_takes_its_stage_along(checkout: Path) -> None:
 
     def started() -> bool:
         stages[:] = [
-            child for child in psutil.Process(process.pid).children(recursive=True) if "flows.stages" in child.cmdline()
+            child for child in psutil.Process(process.pid).children(recursive=True) if "flows.stages" in words(child)
         ]
         return bool(stages) and stages[0].cpu_times().user > 4
 

@@ -1,7 +1,9 @@
 """The pipeline: six stages in order. One flow run is one row of stages in the Prefect UI."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from flows.environment import apply_defaults
 
@@ -16,10 +18,8 @@ from flows.stages import config as pipelines  # noqa: E402
 from flows.stages.run import Run  # noqa: E402
 from flows.tasks import as_task  # noqa: E402
 
-if TYPE_CHECKING:
-    PipelineName: TypeAlias = str
-else:
-    PipelineName = Literal[pipelines.names()]
+# A choice in Prefect's form, even of one; a Literal of one would be shown as a constant without its help text.
+PipelineName: TypeAlias = Annotated[str, Field(json_schema_extra={"enum": list(pipelines.names())})]
 
 prepare, deduplicate, pretrain, finetune, evaluate, register = (as_task(stage) for stage in pipelines.STAGES)
 

@@ -7,17 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "tests" / "smoke.yaml"
 
 
-def make_checkout(path: Path) -> Path:
-    """A git repository with the files of the working tree that git would track."""
+def make_checkout(path: Path, *pipelines: str) -> Path:
+    """A git repository with the files of the working tree that git would track, and these pipelines (default: smoke).
+
+    `smoke` comes from tests/smoke.yaml; the others are those of pipelines.yaml.
+    """
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for file in files:
         if (ROOT / file).is_file():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, path / file)
+    known = yaml.safe_load((ROOT / "pipelines.yaml").read_text())["pipelines"] | yaml.safe_load(SMOKE.read_text())
+    chosen = {"pipelines": {name: known[name] for name in pipelines or ("smoke",)}}
+    (path / "pipelines.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "test"]):
         subprocess.run([*git, *command], cwd=path, check=True)

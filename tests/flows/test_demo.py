@@ -22,7 +22,7 @@ REAL = {"VITFLOW_WORKERS": "2"}  # as on a newcomer's machine: two Ray workers
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which `make demo` has run; the environment is this one, to save its installation."""
-    checkout = make_checkout(tmp_path_factory.mktemp("demo"))
+    checkout = make_checkout(tmp_path_factory.mktemp("demo"), "mini")
     (checkout / ".venv").symlink_to(Path(sys.prefix))
     start = time.monotonic()
     done = subprocess.run(

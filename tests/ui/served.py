@@ -56,7 +56,7 @@ class Served:
 @contextlib.contextmanager
 def served(checkout: Path) -> Generator[Served]:
     """`vitflow up` with its servers ready; nothing of it is left afterwards, whatever happens."""
-    make_checkout(checkout)
+    make_checkout(checkout, "mini", "smoke")
     variables = environment(checkout)
     del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
     ports = {"--prefect-port": _free_port(), "--mlflow-port": _free_port()}

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.environment import apply_defaults
+from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 app = typer.Typer(
@@ -30,6 +30,7 @@ def main() -> None:
     # Warnings of libraries that a user can do nothing about would bury our own lines.
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: not record.name.startswith("prefect"))  # our own sentence says what failed
     logging.basicConfig(handlers=[handler], format="%(levelname)s: %(message)s")
     try:
         app()
@@ -147,13 +148,15 @@ def doctor(as_json: Json = False) -> None:
 
 def _run_flow(this: Any, *, show: bool) -> None:
     """Run in this process, with Prefect's temporary server unless PREFECT_API_URL names one."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")  # its lines would tear the bars apart
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines would tear the bars apart
     from flows import show as shown
     from flows import terminal
     from flows.adapters import mlflow_runs
     from flows.pipeline import vit_pipeline
 
     mlflow_runs.check(os.environ["MLFLOW_TRACKING_URI"])
+    if "PREFECT_API_URL" not in os.environ:
+        end_orphaned_servers()
     if not show:
         vit_pipeline(this.pipeline, list(this.overrides))
         return

@@ -50,6 +50,20 @@ def running_stack(root: Path) -> dict[str, str]:
     return {}
 
 
+def end_orphaned_servers() -> None:
+    """Stop Prefect's temporary servers of this checkout whose flow was killed: nothing else ever would."""
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.ppid() == 1
+                and "prefect.server.api.server:create_app" in process.cmdline()
+                and process.environ().get("PREFECT_HOME") == os.environ["PREFECT_HOME"]
+            ):
+                process.terminate()
+        except psutil.Error:
+            continue  # it ended meanwhile, or is somebody else's
+
+
 def checkout() -> Path:
     """The nearest directory upwards that has a pipelines.yaml, else the one this package lies in."""
     here = Path.cwd()

@@ -118,7 +118,7 @@ def test_lineage_of_the_registered_version(by_flow: Path) -> None:
     (version,) = [one for one in json.loads(vitflow(by_flow, "models", "--json").stdout) if one["version"] == "1"]
     commit = run(by_flow, "git", "rev-parse", "HEAD").stdout.strip()
     assert version["tags"]["git.commit"] == commit and version["tags"]["git.dirty"] == "false"
-    assert "champion" in version["aliases"]
+    assert version["tags"]["vitflow.decision"].startswith("version 1 becomes champion")
     lock = (by_flow / "dvc.lock").read_text()
     for stage in PURE:
         assert version["tags"][f"dvc.{stage}"] in lock

@@ -10,30 +10,29 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import psutil
 
 from flows.environment import apply_defaults
-
-apply_defaults()
-
-from flows.adapters import ray_cluster  # noqa: E402  (environment first)
-from flows.stages import config as pipelines  # noqa: E402
-from flows.stages.execute import Run, execute  # noqa: E402
-from flows.stages.progress import Progress  # noqa: E402
 
 SHELLS = {"sh", "bash", "dash", "zsh"}
 logger = logging.getLogger("vitflow")
 
 
 def main() -> int:
+    end_with_parent()  # before the imports: they take seconds, in which the parent may die
+    apply_defaults()
+    from flows.adapters import ray_cluster
+    from flows.stages import config as pipelines
+    from flows.stages.execute import Run, execute
+
     parser = argparse.ArgumentParser(prog="python -m flows.stages", description=__doc__)
     parser.add_argument("stage", choices=pipelines.STAGES)
     parser.add_argument("pipeline")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    end_with_parent()
     try:
         run = Run.of(arguments.pipeline)
         with run.only_one(arguments.stage):
@@ -46,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def show(progress: Progress) -> None:
+def show(progress: Any) -> None:
     """One line for each report."""
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
     print(f"{progress.stage} {progress.step}/{progress.total}  {numbers}", flush=True)

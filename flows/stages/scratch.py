@@ -5,6 +5,7 @@ stage has succeeded. On a cluster the checkout, and so this directory, must be o
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ def directory(out: Path, stage: str, config: Any, inputs: Mapping[str, Path]) ->
     path = out.parent / ".scratch" / f"{stage}-{fingerprint}"
     path.mkdir(parents=True, exist_ok=True)
     yield path.resolve(), fingerprint
-    shutil.rmtree(path)
+    # Out of sight in one step: killed half-way through deleting, the next run would find broken checkpoints.
+    done = path.rename(path.with_name(f".{path.name}.done-{os.getpid()}"))
+    shutil.rmtree(done)
     with contextlib.suppress(OSError):  # another stage may be at work there
         path.parent.rmdir()

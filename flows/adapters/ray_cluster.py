@@ -6,6 +6,8 @@ good reason (a ValueError or FloatingPointError: bad data, bad settings) stops t
 killed process, is tried again, and the worker function finds its own checkpoint.
 """
 
+import contextvars
+import functools
 import logging
 import os
 import shutil
@@ -92,7 +94,9 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report) -
     mailbox = _mailbox()
     shutil.rmtree(storage / name, ignore_errors=True)
     finished = threading.Event()
-    reader = threading.Thread(target=_deliver, args=(mailbox, report, finished), daemon=True, name="mailbox")
+    # In the caller's context, or the log records of workers would belong to no Prefect task.
+    deliver = functools.partial(contextvars.copy_context().run, _deliver, mailbox, report, finished)
+    reader = threading.Thread(target=deliver, daemon=True, name="mailbox")
     reader.start()
     try:
         _fit(worker, job, mailbox, workers, (name, storage))

@@ -7,7 +7,6 @@ killed process, is tried again, and the worker function finds its own checkpoint
 """
 
 import contextvars
-import functools
 import logging
 import os
 import shutil
@@ -95,8 +94,10 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report) -
     shutil.rmtree(storage / name, ignore_errors=True)
     finished = threading.Event()
     # In the caller's context, or the log records of workers would belong to no Prefect task.
-    deliver = functools.partial(contextvars.copy_context().run, _deliver, mailbox, report, finished)
-    reader = threading.Thread(target=deliver, daemon=True, name="mailbox")
+    context = contextvars.copy_context()
+    reader = threading.Thread(
+        target=lambda: context.run(_deliver, mailbox, report, finished), daemon=True, name="mailbox"
+    )
     reader.start()
     try:
         _fit(worker, job, mailbox, workers, (name, storage))

@@ -49,10 +49,14 @@ def started(checkout: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The flow with a long pre-training on two Ray workers; killed at the end of the block."""
     command = [sys.executable, "-m", "flows.cli", "run", "smoke", *OVERRIDES]
     process = subprocess.Popen(command, cwd=checkout, env=environment(checkout, **WORKERS))
+    family = [psutil.Process(process.pid)]
     try:
         yield process
     finally:
-        process.kill()
+        family += family[0].children(recursive=True) if process.poll() is None else []
+        for member in family:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
         process.wait()
 
 
@@ -60,7 +64,7 @@ def pretrained(checkout: Path, process: subprocess.Popen[bytes]) -> dict[str, st
     """Hashes of what pre-training leaves, as soon as it is there; removed again. What follows it is not waited for."""
     runs = checkout / "runs/smoke"
     wait(lambda: bool(list(runs.glob("pretrain@*/config.json"))), process)
-    process.kill()
+    process.terminate()
     process.wait()
     (directory,) = runs.glob("pretrain@*")
     found = hashes(directory)
@@ -122,6 +126,8 @@ def test_killed_flow(checkout: Path, undisturbed: dict[str, str], running: subpr
     assert not [child for child in alive if "ray" in child.name().lower() or "flows" in " ".join(words(child))]
     with started(checkout) as resumed:
         assert pretrained(checkout, resumed) == undisturbed
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive, "the next run stops the temporary server of a killed one"
 
 
 def test_killed_dvc_takes_its_stage_along(checkout: Path) -> None:

@@ -22,7 +22,7 @@ from prefect.logging import get_run_logger
 
 from flows import report
 from flows.adapters import mlflow_registry
-from flows.stages.execute import Done
+from flows.stages.execute import Done, tracked_page
 from flows.stages.progress import Listener, Progress
 from flows.stages.run import Run
 
@@ -44,18 +44,20 @@ def watch(listener: Listener, on_stage: Callable[[str, Done | None], None]) -> N
     _watchers.append(on_stage)
 
 
-def stage_done(stage: str, done: Done | None) -> None:
-    """Tell watchers, and link the stage's MLflow run on the run page."""
+def stage_done(run: Run, stage: str, done: Done | None) -> None:
+    """Tell watchers, and show the stage's MLflow run and pictures on the run page, whenever they were made."""
     for watcher in _watchers:
         watcher(stage, done)
-    if done is not None and done.url:
-        with _warning():
+    with _warning():
+        url = done.url if done else tracked_page(run, stage)
+        if url:
             create_link_artifact(
-                link=done.url,
+                link=url,
                 link_text=f"{stage} in MLflow",
                 key=f"{stage}-mlflow",
                 description=f"Parameters, metrics, files and lineage of {stage}",
             )
+    pictures(stage, run.out(stage))
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def as_task(stage: str) -> StageTask:
             reasons = run.stale(stage)
             if not reasons:
                 logger.info("%s: up to date, %s", stage, run.out(stage))
-                show.stage_done(stage, None)
+                show.stage_done(run, stage, None)
                 return run.out(stage)
             logger.info("%s: running, because %s", stage, "; ".join(reasons))
             code = dvc_repo.code_state(run.root, run.target(stage))
@@ -56,8 +56,7 @@ def as_task(stage: str) -> StageTask:
                 done = execute(run, stage, listeners=listeners, tags=_prefect_tags())
             record(run, stage, code)
         logger.info("%s: done in %.0f s, %s", stage, time.monotonic() - start, done.out)
-        show.stage_done(stage, done)
-        show.pictures(stage, done.out)
+        show.stage_done(run, stage, done)
         return done.out
 
     return run_stage

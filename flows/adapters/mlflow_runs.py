@@ -21,7 +21,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-__all__ = ["ServiceDown", "StageRun", "attached", "check", "close_stale", "find_run", "stage_run"]
+__all__ = ["ServiceDown", "StageRun", "attached", "check", "close_stale", "find_run", "page", "stage_run"]
 
 logger = logging.getLogger("vitflow")
 
@@ -43,8 +43,7 @@ class StageRun:
     def __init__(self, run_id: str, experiment_id: str, *, continued: bool = False) -> None:
         self.run_id = run_id
         self._uri = tracking_uri()
-        web = self._uri.startswith(("http://", "https://"))
-        self.url = f"{self._uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if web else None
+        self.url = _page(experiment_id, run_id)
         self._continued = continued
         self._last_steps: dict[str, int] = {}
         self._buffer: list[Metric] = []
@@ -179,6 +178,11 @@ def find_run(fingerprint: str, stage: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
+def page(run_id: str) -> str | None:
+    """The address of a run in the MLflow UI; None if there is no server."""
+    return _page(client().get_run(run_id).info.experiment_id, run_id)
+
+
 def close_stale(experiment: str) -> list[str]:
     """Mark as KILLED the RUNNING runs whose process on this host is gone; returns their ids."""
     api = client()
@@ -190,6 +194,13 @@ def close_stale(experiment: str) -> list[str]:
     for run_id in stale:
         api.set_terminated(run_id, status="KILLED")
     return stale
+
+
+def _page(experiment_id: str, run_id: str) -> str | None:
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _experiment(name: str) -> str:

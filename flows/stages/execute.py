@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.adapters import dvc_repo, mlflow_runs
 from flows.stages import lineage, output, progress
@@ -106,11 +105,7 @@ def _sources(run: Run, stage: str) -> dict[str, Path]:
     return found
 
 
-def tracked_run(run: Run, stage: str) -> str | None:
-    """The MLflow run that made a finished output, whenever that was."""
-    return mlflow_runs.find_run(output.read(run.out(stage))["fingerprint"], stage)
-
-
-def read_result(run: Run, stage: str, name: str) -> Any:
-    """A JSON file of a finished output."""
-    return json.loads((run.out(stage) / name).read_text())
+def tracked_page(run: Run, stage: str) -> str | None:
+    """The address of the MLflow run that made a finished output, whenever that was; None without a server."""
+    run_id = mlflow_runs.find_run(output.read(run.out(stage))["fingerprint"], stage)
+    return None if run_id is None else mlflow_runs.page(run_id)

@@ -65,7 +65,7 @@ def pretrained(checkout: Path, process: subprocess.Popen[bytes]) -> dict[str, st
     runs = checkout / "runs/smoke"
     wait(lambda: bool(list(runs.glob("pretrain@*/config.json"))), process)
     process.terminate()
-    process.wait()
+    process.wait(120)
     (directory,) = runs.glob("pretrain@*")
     found = hashes(directory)
     for path in runs.glob("*@*"):
@@ -122,11 +122,11 @@ def test_killed_flow(checkout: Path, undisturbed: dict[str, str], running: subpr
     running.wait()
     done_before = int(checkpoints(checkout)[-1].name.removeprefix("step-"))
     assert 0 < done_before < 600
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)  # Ray's agents look for their parent now and then
     assert not [child for child in alive if "ray" in child.name().lower() or "flows" in " ".join(words(child))]
     with started(checkout) as resumed:
         assert pretrained(checkout, resumed) == undisturbed
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, "the next run stops the temporary server of a killed one"
 
 

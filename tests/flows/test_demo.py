@@ -13,24 +13,9 @@ from pathlib import Path
 import pytest
 
 from flows.stages.config import STAGES
-from tests.checkout import ROOT, environment, make_checkout, vitflow
+from tests.checkout import ROOT, environment, vitflow
 
 pytestmark = pytest.mark.slow
-REAL = {"VITFLOW_WORKERS": "2"}  # as on a newcomer's machine: two Ray workers
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which `make demo` has run; the environment is this one, to save its installation."""
-    checkout = make_checkout(tmp_path_factory.mktemp("demo"), "mini")
-    (checkout / ".venv").symlink_to(Path(sys.prefix))
-    start = time.monotonic()
-    done = subprocess.run(
-        ["make", "demo"], cwd=checkout, env=environment(checkout, **REAL), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout, f"make demo took {time.monotonic() - start:.0f} s")
-    return checkout
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +39,7 @@ def test_accuracies_are_well_above_chance(report: dict) -> None:  # type: ignore
 
 def test_again_is_quick_and_does_nothing(demo: Path) -> None:
     start = time.monotonic()
-    done = subprocess.run(
-        ["make", "demo"], cwd=demo, env=environment(demo, **REAL), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["make", "demo"], cwd=demo, env=environment(demo), capture_output=True, text=True, check=True)
     assert done.stdout.count("up to date") == len(STAGES)
     assert "models:/vit-mini/1" in done.stdout
     assert len(json.loads(vitflow(demo, "models", "vit-mini", "--json").stdout)) == 1

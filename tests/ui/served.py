@@ -1,4 +1,4 @@
-"""`vitflow up` in a throw-away checkout, for a browser: started, found by what it prints, stopped with Ctrl-C."""
+"""`vitflow up` in a checkout, for a browser: started, found by what it prints, stopped with Ctrl-C."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.checkout import environment, make_checkout
+from tests.checkout import environment
 
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
@@ -56,12 +56,11 @@ class Served:
 @contextlib.contextmanager
 def served(checkout: Path) -> Generator[Served]:
     """`vitflow up` with its servers ready; nothing of it is left afterwards, whatever happens."""
-    make_checkout(checkout, "mini", "smoke")
     variables = environment(checkout)
     del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
     ports = {"--prefect-port": _free_port(), "--mlflow-port": _free_port()}
     command = [sys.executable, "-m", "flows.cli", "up", *(str(word) for pair in ports.items() for word in pair)]
-    printed = checkout.parent / "up.txt"
+    printed = checkout / ".vitflow" / "up.txt"
     with printed.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=checkout, env=variables, stdout=file, stderr=file, start_new_session=True

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -9,9 +10,11 @@ from rich.table import Table
 
 from flows import report
 from flows.stages.config import STAGES
-from flows.stages.execute import Done
 from flows.stages.progress import Progress as Event
 from flows.stages.run import Run
+
+if TYPE_CHECKING:  # execute imports every outside system; a command that only prints needs none
+    from flows.stages.execute import Done
 
 console = Console()
 errors = Console(stderr=True)
@@ -50,7 +53,7 @@ class LiveStages:
 
         self.bars.update(self.tasks[event.stage], completed=event.step, total=event.total, text=sentence(event))
 
-    def stage_done(self, stage: str, done: Done | None) -> None:
+    def stage_done(self, stage: str, done: "Done | None") -> None:
         text = "up to date" if done is None else f"done in {done.seconds:.0f} s"
         self.bars.update(self.tasks[stage], completed=1, total=1, text=text)
         self.bars.stop_task(self.tasks[stage])

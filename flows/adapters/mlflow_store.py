@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before the import: MLflow reads these once. No telemetry, no start-up chatter, no pickles, no index of packages, and
 # requests that give up within a minute or two instead of ten.
@@ -24,7 +25,8 @@ os.environ.setdefault("MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from mlflow.tracking import MlflowClient
+if TYPE_CHECKING:  # importing mlflow takes seconds, and every command imports this module
+    from mlflow.tracking import MlflowClient
 
 HEALTH_TIMEOUT = 5.0  # seconds
 
@@ -64,7 +66,7 @@ def check(uri: str) -> None:
     )
 
 
-def client() -> MlflowClient:
+def client() -> "MlflowClient":
     """The client of the tracking URI that holds now; raises ServiceDown before MLflow starts retrying."""
     uri = tracking_uri()
     check(uri)
@@ -89,7 +91,9 @@ def check_name(name: str, what: str) -> str:
 
 
 @functools.cache
-def _client(uri: str) -> MlflowClient:
+def _client(uri: str) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+
     api = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     if uri.startswith("sqlite:"):
         with locked("mlflow"):  # the first use creates the tables; two at once would break each other

@@ -9,12 +9,13 @@ import math
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.adapters import mlflow_registry, mlflow_runs
-from flows.adapters.mlflow_registry import EVALUATED_ON, Decision, Submission, Version
 from flows.adapters.mlflow_store import check_name
 from flows.stages import lineage, output
+
+if TYPE_CHECKING:  # they import mlflow, which takes seconds; every command imports this module for its config
+    from flows.adapters.mlflow_registry import Decision, Submission, Version
 
 CARD = string.Template("""\
 Vision Transformer (arXiv 2010.11929): $network, $classes.
@@ -61,6 +62,8 @@ def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path
     Metrics, lineage and model go on the MLflow run that the door opened (lineage.RUN_ID), or on a new one. Raises
     ValueError for an unknown metric, IncompleteInput for a damaged model, ServiceDown if MLflow does not answer.
     """
+    from flows.adapters import mlflow_registry
+
     inputs = {"dedup": dedup, "pretrain": pretrain, "model": model, "scores": scores}
     with output.writing(out, "register", config, inputs) as work:
         output.verify(model)
@@ -98,8 +101,10 @@ def check_metric(name: str, metrics: Mapping[str, float]) -> None:
     raise ValueError(f"register.metric is {name!r}, but no stage measures that; nearest are {', '.join(near)}")
 
 
-def submit(config: RegisterConfig, inputs: Mapping[str, Path], metrics: Mapping[str, float]) -> Submission:
+def submit(config: RegisterConfig, inputs: Mapping[str, Path], metrics: Mapping[str, float]) -> "Submission":
     """What goes into the registry: scores, lineage, resolved configs and the model card."""
+    from flows.adapters.mlflow_registry import EVALUATED_ON, Submission
+
     fingerprint = subject(inputs["model"], inputs["scores"])
     records = {name: output.read(path) for name, path in inputs.items()}
     tags = {key: value for key, value in lineage.tags().items() if not key.startswith("mlflow.")}
@@ -129,7 +134,9 @@ def suite(scores: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def describe(config: RegisterConfig, submission: Submission, version: Version, decision: Decision) -> dict[str, Any]:
+def describe(
+    config: RegisterConfig, submission: "Submission", version: "Version", decision: "Decision"
+) -> dict[str, Any]:
     """The content of registration.json."""
     before = decision.champion
     previous = None if before is None else _entry(before.version, before.scores.get(config.metric, math.nan))
@@ -174,8 +181,10 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
 
 
 @contextlib.contextmanager
-def _run(config: RegisterConfig, submission: Submission) -> Iterator[str]:
+def _run(config: RegisterConfig, submission: "Submission") -> Iterator[str]:
     """The id of the run to log into."""
+    from flows.adapters import mlflow_runs
+
     run_id = lineage.tags().get(lineage.RUN_ID)
     if run_id is not None:
         yield run_id

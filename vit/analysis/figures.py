@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # importing matplotlib takes a second, and every command imports this module
+    from matplotlib.figure import Figure
 
 GROUP_COLOURS = {"natural": "#3b7dd8", "specialized": "#2e9e6b", "structured": "#d8803b"}
 RANDOM = "#b9b9b9"
@@ -14,7 +15,7 @@ RANDOM = "#b9b9b9"
 
 def training_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Loss and learning rate over the steps; rows have `step`, `train/loss`, `train/learning_rate`."""
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = _figure(6.4, 3.4)
     loss = figure.subplots()
     steps = [row["step"] for row in rows]
     loss.plot(steps, [row["train/loss"] for row in rows], color="#3b7dd8")
@@ -33,7 +34,7 @@ def task_scores(scores: Mapping[str, Any], path: Path) -> None:
     `scores` is the content of scores.json.
     """
     tasks: Mapping[str, Mapping[str, Any]] = scores["tasks"]
-    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    figure = _figure(8.4, 3.8)
     axes = figure.subplots()
     x = np.arange(len(tasks))
     colours = [GROUP_COLOURS[task["group"]] for task in tasks.values()]
@@ -48,6 +49,15 @@ def task_scores(scores: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    """Sizes in inches, of 100 pixels each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

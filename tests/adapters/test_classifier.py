@@ -15,24 +15,16 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from flows.adapters.classifier import BadWeights, Classifier, forward, read_safetensors
-from vit.models.files import save_model
-from vit.models.vit import ViT, ViTConfig
+from tests.networks import tiny_vit
+from vit.models.vit import ViT
+from vit.models.weights import native
 
 CLASSES = ["cat", "dog", "owl", "yak"]
 
 
 def network(pooling: str, representation: bool) -> ViT:
-    config = ViTConfig(
-        resolution=16,
-        patch_size=4,
-        width=12,
-        depth=2,
-        num_heads=3,
-        mlp_dim=20,
-        pooling=pooling,  # pyright: ignore[reportArgumentType]
-        representation=representation,
-        dropout=0.1,
-    )
+    sizes = {"resolution": 16, "patch_size": 4, "width": 12, "depth": 2, "num_heads": 3, "mlp_dim": 20}
+    config = tiny_vit(**sizes, pooling=pooling, representation=representation, dropout=0.1)
     torch.set_num_threads(1)
     torch.manual_seed(1)
     model = ViT(config, len(CLASSES)).eval()
@@ -47,7 +39,7 @@ def predict(classifier: Classifier, images: Any, **params: Any) -> pd.DataFrame:
 
 def load(directory: Path) -> Classifier:
     classifier = Classifier()
-    artifacts = {"weights": str(directory / "model.safetensors"), "description": str(directory / "model.json")}
+    artifacts = {"weights": str(directory / "model.safetensors")}
     classifier.load_context(SimpleNamespace(artifacts=artifacts))  # pyright: ignore[reportArgumentType]
     return classifier
 
@@ -60,7 +52,7 @@ def model() -> ViT:
 @pytest.fixture(scope="module")
 def directory(model: ViT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model")
-    save_model(out, model, CLASSES)
+    native.save(out / "model.safetensors", model, class_names=CLASSES)
     return out
 
 
@@ -83,7 +75,7 @@ def png(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(("pooling", "representation"), [("tok", False), ("tok", True), ("gap", False), ("gap", True)])
 def test_numpy_logits_equal_torch(pooling: str, representation: bool, tmp_path: Path) -> None:
     model = network(pooling, representation)
-    save_model(tmp_path, model, CLASSES)
+    native.save(tmp_path / "model.safetensors", model, class_names=CLASSES)
     served = load(tmp_path)
     images = np.random.default_rng(0).uniform(-1, 1, (5, 3, 16, 16)).astype(np.float32)
     with torch.no_grad():
@@ -210,9 +202,13 @@ def test_damaged_weights_are_refused(directory: Path, tmp_path: Path, change: st
 
 
 def test_weights_of_another_network_are_refused(directory: Path, tmp_path: Path) -> None:
-    description = json.loads((directory / "model.json").read_text())
-    description["model"]["resolution"] = 32
-    (tmp_path / "model.json").write_text(json.dumps(description))
-    (tmp_path / "model.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
+    data = (directory / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    description = json.loads(header["__metadata__"]["vitflow"])
+    description["config"]["resolution"] = 32
+    header["__metadata__"]["vitflow"] = json.dumps(description)
+    new = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(new).to_bytes(8, "little") + new + data[8 + length :])
     with pytest.raises(BadWeights, match="pos_embed"):
         load(tmp_path)

@@ -2,7 +2,11 @@
 
 import dataclasses
 import io
+import json
 import math
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,8 +20,11 @@ from flows.adapters import mlflow_registry as registry
 from flows.adapters.mlflow_registry import Submission, UnknownModel, Version, decide
 from flows.adapters.mlflow_runs import stage_run
 from flows.adapters.mlflow_store import client
-from vit.models.files import save_model
-from vit.models.vit import ViT, ViTConfig
+from tests.networks import tiny_vit
+from vit.models.build import build
+from vit.models.variants import configure
+from vit.models.vit import ViT
+from vit.models.weights import native
 
 pytestmark = pytest.mark.usefixtures("store")
 METRIC = "vtab/mean_of_tasks"
@@ -27,21 +34,10 @@ METRIC = "vtab/mean_of_tasks"
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("model")
-    config = ViTConfig(
-        resolution=16,
-        patch_size=8,
-        width=8,
-        depth=1,
-        num_heads=2,
-        mlp_dim=8,
-        pooling="gap",
-        representation=False,
-        dropout=0.0,
-    )
     torch.manual_seed(0)
-    network = ViT(config, 3)
+    network = ViT(tiny_vit(resolution=16, patch_size=8, pooling="gap"), 3)
     torch.nn.init.normal_(network.head.weight)
-    save_model(out, network, ["cat", "dog", "owl"])
+    native.save(out / "model.safetensors", network, class_names=["cat", "dog", "owl"])
     return out
 
 
@@ -137,10 +133,36 @@ def test_model_carries_signature_lineage_and_no_pickle(registered: Version, stor
     assert metadata["lineage"]["git.commit"] == "c0ffee"
     assert metadata["configs"] == {"finetune": {"resolution": 16}}
     names = {path.name for path in (store / "mlartifacts" / "whole").rglob("*") if path.is_file()}
-    assert {"classifier.py", "model.safetensors", "model.json", "input_example.json"} <= names
+    assert {"classifier.py", "model.safetensors", "input_example.json"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pt", ".pth"))]
     requirements = next((store / "mlartifacts" / "whole").rglob("requirements.txt")).read_text()
     assert "torch" not in requirements
+
+
+def test_other_networks_travel_with_their_code(tmp_path: Path) -> None:
+    """Registered, loaded and asked in a process that does not see our packages."""
+    torch.manual_seed(0)
+    network = build(configure("R50x1", 32, layers=(1, 1), width_factor=1), 2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    native.save(tmp_path / "model.safetensors", network, class_names=["cat", "dog"])
+    version = register(tmp_path, "resnet", "f1", 0.5)
+    script = tmp_path / "ask.py"
+    script.write_text(
+        "import sys, numpy as np, mlflow\n"
+        "assert not any(name == 'vit' for name in sys.modules)\n"
+        "images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)\n"
+        f"rows = mlflow.pyfunc.load_model({version.uri!r}).predict(images, params={{'top_k': 2}})\n"
+        "import vit; assert 'artifacts' in vit.__path__[0], vit.__path__\n"
+        "print(rows.sort_values(['image', 'class_index'])['score'].tolist())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        scores = network.eval()(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).softmax(dim=1)
+    np.testing.assert_allclose(json.loads(done.stdout), scores.flatten().numpy(), atol=1e-5)
 
 
 def test_same_fingerprint_gives_the_same_version(registered: Version, model: Path) -> None:

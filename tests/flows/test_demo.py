@@ -4,6 +4,7 @@ The demo's own accuracies are asserted: pictures that teach nothing would be no 
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -70,6 +71,16 @@ def test_a_plain_script_with_only_mlflow_finds_and_uses_the_champion(demo: Path,
         cwd=tmp_path, env=environment_without_ours, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    for wanted in ("models:/vit-mini", "git.commit", "config.sha256", "dvc.prepare", "mini_digits"):
-        assert wanted in done.stdout
+    found = json.loads(done.stdout)
+    assert not found["torch_installed"]
+    assert found["champion"].startswith("models:/vit-mini/")
+    assert found["scores"]["vtab/natural/mini_digits"] >= 0.9
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=demo, capture_output=True, text=True, check=True).stdout
+    assert (found["commit"], found["dirty"]) == (head.strip(), "false")
+    assert re.fullmatch("[0-9a-f]{64}", found["config"]["config.sha256"])
+    assert {f"dvc.{stage}" for stage in STAGES[:-1]} <= set(found["data"])
+    (answer,) = found["from_bytes"]
+    assert answer["label"] in test.class_names
+    for kind in ("from_list_of_bytes", "from_table", "from_array", "top_3"):
+        assert found[kind][0]["label"] == answer["label"], kind
+    assert [row["image"] for row in found["top_3"]] == [0, 0, 0]

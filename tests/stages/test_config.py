@@ -8,6 +8,7 @@ import yaml
 
 from flows.stages.config import ConfigError, load
 from flows.stages.run import Run, flatten
+from vit.models.config import ViTConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,8 +38,15 @@ def test_overrides_change_one_value_each() -> None:
         ("pretrain.train.steps=10.5", "pretrain.train.steps is 10.5: input should be a valid integer"),
         ("evaluate.augment.flip=3", "evaluate.augment.flip is 3: input should be a valid boolean"),
         ("pretrain.train.optimizer=lamb", "pretrain.train.optimizer is 'lamb': input should be 'adamw' or 'sgd'"),
-        ("pretrain.model.resolution=30", "resolution 30 is not a multiple of patch_size 8; nearest are 24 and 32"),
-        ("finetune.resolution=50", "finetune.resolution 50 is not a multiple of pretrain.model.patch_size 8; nearest"),
+        (
+            "pretrain.model.resolution=30",
+            "patch size 8 does not divide resolution 30; the nearest patch sizes that do are 6",
+        ),
+        ("finetune.resolution=50", "finetune.resolution does not fit pretrain.model: resolution 50 is not a multiple"),
+        ("pretrain.model.variant=ViT-Ty/8", "pretrain.model: no network is called 'ViT-Ty/8'; nearest are ViT-Ti/"),
+        ("pretrain.model.pooling=mean", "pretrain.model.pooling is 'mean': input should be 'tok', 'gap' or 'map'"),
+        ("pretrain.model.wdth=3", "pretrain.model has no 'wdth'; did you mean 'width'"),
+        ("pretrain.model.family=cnn", "pretrain.model: say which network, by `variant: ViT-B/16` or by `family: vit`"),
         ("pretrain.train=3", "would replace a whole section; name one value in it: seed, steps"),
         ("pretrain.train.steps", "must look like stage.section.name=value"),
         ("pretrain.train.warmup_steps=999999", "warmup_steps 999999 must be at least 0 and below steps"),
@@ -106,3 +114,25 @@ def test_flatten_gives_the_names_that_overrides_use() -> None:
         c: str
 
     assert flatten(Outer(Inner(1), "x")) == {"a.b": 1, "c": "x"}
+
+
+def test_a_variant_fills_in_its_network_and_overrides_go_on_top() -> None:
+    hybrid = load("mini", ["pretrain.model.depth=2", "pretrain.model.variant=R50+ViT-B/16"]).pretrain.model
+    assert isinstance(hybrid, ViTConfig) and hybrid.stem is not None
+    assert (hybrid.stem.layers, hybrid.patch_pixels, hybrid.depth, hybrid.width) == ((3, 4, 9), 16, 2, 128)
+
+
+def test_a_variant_of_another_family_says_which_values_do_not_belong() -> None:
+    with pytest.raises(ConfigError, match=r"pretrain\.model\.width is not a known name") as error:
+        load("mini", ["pretrain.model.variant=R50x1"])
+    assert "pretrain.model.resnet" not in str(error.value)
+
+
+def test_resnet_needs_no_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = yaml.safe_load((ROOT / "pipelines.yaml").read_text())
+    document["pipelines"]["mini"]["pretrain"]["model"] = {"variant": "R50x1", "resolution": 32}
+    (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("VITFLOW_ROOT", str(tmp_path))
+    assert load("mini").pretrain.model.family == "resnet"
+    with pytest.raises(ConfigError, match="a ResNet has no dropout"):
+        load("mini", ["finetune.dropout=0.1"])

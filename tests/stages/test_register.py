@@ -15,8 +15,9 @@ from flows.adapters.mlflow_runs import ServiceDown, stage_run
 from flows.adapters.mlflow_store import client
 from flows.stages import lineage, output
 from flows.stages.register import RegisterConfig, register, suite
-from vit.models.files import save_model
-from vit.models.vit import ViT, ViTConfig
+from tests.networks import tiny_vit
+from vit.models.vit import ViT
+from vit.models.weights import native
 
 CONFIG = RegisterConfig(model_name="vit-test", metric="vtab/mean_of_tasks", min_improvement=0.0)
 
@@ -52,9 +53,8 @@ def write(out: Path, stage: str, files: dict[str, Any], *, seed: int | None = No
             output.write_json(work / name, value)
         if seed is not None:
             torch.manual_seed(seed)
-            sizes = {"resolution": 16, "patch_size": 8, "width": 8, "depth": 1, "num_heads": 2, "mlp_dim": 8}
-            config = ViTConfig(**sizes, pooling="tok", representation=False, dropout=0.0)
-            save_model(work, ViT(config, 2), ["cat", "dog"])
+            network = ViT(tiny_vit(resolution=16, patch_size=8), 2)
+            native.save(work / output.MODEL, network, class_names=["cat", "dog"])
     return out
 
 

@@ -1,12 +1,14 @@
 """`vitflow up` in a checkout, for a browser: started, found by what it prints, stopped with Ctrl-C."""
 
 import contextlib
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,11 @@ class Served:
     def log(self, name: str) -> str:
         """What a server wrote: prefect, mlflow or runner."""
         return (self.checkout / ".vitflow" / "logs" / f"{name}.log").read_text()
+
+    def run_state(self, flow_run: str) -> str:
+        """The name of a run's state as Prefect's API has it: Running, Completed, …"""
+        with urllib.request.urlopen(f"{self.prefect}/api/flow_runs/{flow_run}", timeout=30) as answer:
+            return str(json.load(answer)["state"]["name"])
 
     def commit(self) -> str:
         """The git commit of the checkout."""

@@ -1,175 +1,151 @@
-"""The Vision Transformer of arXiv 2010.11929, with timm's state-dict names.
+"""The Vision Transformer of arXiv 2010.11929 and its hybrids, with timm's state-dict names.
 
-Shapes: B batch, N tokens, D width, H heads, P patch side, G grid side (resolution / P).
+Shapes: B batch, R resolution, N tokens, D width, G grid side, K classes.
 """
 
-import dataclasses
-import math
-from typing import Literal
+from typing import Any
 
 import torch
-from einops import rearrange
+import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-LAYER_NORM_EPS = 1e-6  # flax default, which the authors do not override
+from vit.models.config import ViTConfig
+from vit.models.encoder import Block
+from vit.models.initialisation import constant_, lecun_normal_
+from vit.models.patch_embed import HybridEmbed, PatchEmbed
+from vit.models.pooling import AttentionPool
+from vit.models.position import POSITION_STD, position_shapes, sincos2d, table_2d
 
+__all__ = ["ViT", "ViTConfig", "initialise"]
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """Sizes of one network; Table 1 of the paper lists B, L and H."""
-
-    resolution: int  # pixels; images are square
-    patch_size: int  # pixels
-    width: int  # D
-    depth: int  # blocks
-    num_heads: int
-    mlp_dim: int
-    pooling: Literal["tok", "gap"]  # class token, or mean of the patch tokens (App. D.3)
-    representation: bool  # tanh layer before the head: at pre-training only (§3.1)
-    dropout: float  # after every dense layer except qkv, and after adding pos_embed (App. B.1)
-
-    def __post_init__(self) -> None:
-        _check_divides(self.resolution, self.patch_size)
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if self.depth < 1:
-            raise ValueError(f"depth {self.depth} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} must be at least 0 and below 1")
-
-    @property
-    def grid(self) -> int:
-        return self.resolution // self.patch_size
-
-
-class PatchEmbed(nn.Module):
-    """Non-overlapping patches to tokens: B 3 R R -> B N D (§3.1, eq. 1)."""
-
-    def __init__(self, patch_size: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return rearrange(self.proj(images), "b d h w -> b (h w) d")
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention (App. A): B N D -> B N D."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.drop(self.proj(rearrange(x, "b h n d -> b n (h d)")))
-
-
-class Mlp(nn.Module):
-    """Dense, tanh-approximated GELU as the authors have it (jax.nn.gelu), dense: B N D -> B N D."""
-
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x), approximate="tanh"))))
-
-
-class Block(nn.Module):
-    """Pre-norm encoder block (eq. 2 and 3): B N D -> B N D."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(config.width, config.num_heads, config.dropout)
-        self.norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(config.width, config.mlp_dim, config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+POSITION_NAMES = ("pos_embed", "pos_embed_x", "pos_embed_y", "pos_embed_cls", "relative")
 
 
 class ViT(nn.Module):
-    """Images B 3 R R, scaled to [-1, 1], to logits B num_classes."""
+    """Images B 3 R R, scaled to [-1, 1], to logits B K; to features B D if num_classes is 0.
+
+    Raises ValueError if the images are not R x R.
+    """
+
+    cls_token: nn.Parameter | None
+    pos_embed: Tensor | None
+    pos_embed_x: nn.Parameter | None
+    pos_embed_y: nn.Parameter | None
+    pos_embed_cls: nn.Parameter | None
+    relative: nn.Parameter | None
 
     def __init__(self, config: ViTConfig, num_classes: int, *, head_bias: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        tokens = config.grid**2
-        self.patch_embed = PatchEmbed(config.patch_size, config.width)
-        if config.pooling == "tok":
-            tokens += 1
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, config.width))
+        self.num_classes = num_classes
+        self.grad_checkpointing = False
+        width = config.width
+        self.patch_embed = PatchEmbed(config) if config.stem is None else HybridEmbed(config, config.stem)
+        has_class_token = config.num_prefix_tokens > 0
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if has_class_token else None
+        self._make_positions()
         self.pos_drop = nn.Dropout(config.dropout)
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.depth)))
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.pre_logits = nn.Linear(config.width, config.width) if config.representation else None
-        self.head = nn.Linear(config.width, num_classes)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attn_pool = AttentionPool(config) if config.pooling == "map" else None
+        self.pre_logits = nn.Sequential()
+        if config.representation:
+            self.pre_logits.add_module("fc", nn.Linear(width, width))
+            self.pre_logits.add_module("act", nn.Tanh())
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         initialise(self, head_bias)
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Keep only each block's input for the backward pass and compute the rest again: a third more work."""
+        self.grad_checkpointing = enable
+        if isinstance(self.patch_embed, HybridEmbed):
+            self.patch_embed.set_grad_checkpointing(enable)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: B D."""
-        x = self.norm(self.blocks(self.embed(images)))
-        x = x[:, 0] if self.config.pooling == "tok" else x.mean(dim=1)
-        return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
+        return self.pool(self.encode(self.patches(images)))
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Patch tokens, class token first, plus position embeddings: B N D."""
-        x = self.patch_embed(images)
-        if self.config.pooling == "tok":
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return self.pos_drop(x + self.pos_embed)
+    def patches(self, images: Tensor) -> Tensor:
+        """Patch embeddings in raster order, without class token and positions: B G² D."""
+        if images.shape[-2:] != (self.config.resolution, self.config.resolution):
+            raise ValueError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} do not fit a network of resolution "
+                f"{self.config.resolution}; resize them, or load the network at their resolution"
+            )
+        return self.patch_embed(images)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Patch embeddings B G² D -> the encoder's output after its last LayerNorm, class token first: B N D."""
+        x = patches if self.cls_token is None else torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        tables = self.position_tables()
+        x = self.pos_drop(x if tables is None else x + tables[0])
+        for layer, block in enumerate(self.blocks):
+            if layer and tables is not None and self.config.position_at != "stem":
+                x = x + tables[layer % len(tables)]
+            x = self._through(block, x)
+        return self.norm(x)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """The encoder's output B N D -> one vector per image, through the representation layer if any: B D."""
+        if self.attn_pool is not None:
+            return self.pre_logits(self.attn_pool(tokens))
+        return self.pre_logits(tokens[:, 0] if self.cls_token is not None else tokens.mean(dim=1))
+
+    def position_tables(self) -> Tensor | None:
+        """What is added to the tokens, [1 or depth, N, D]; None if nothing is (none, relative)."""
+        if self.pos_embed_x is not None and self.pos_embed_y is not None:
+            return table_2d(self.pos_embed_x, self.pos_embed_y, self.pos_embed_cls)
+        return self.pos_embed
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(block, x, self.relative, use_reentrant=False)
+        return block(x, self.relative)
+
+    def _make_positions(self) -> None:
+        shapes = position_shapes(self.config)
+        for name in POSITION_NAMES:
+            self.register_parameter(name, nn.Parameter(torch.empty(shapes[name])) if name in shapes else None)
+        if self.config.position == "sincos2d":
+            del self.pos_embed
+            device = torch.get_default_device()
+            self.register_buffer("pos_embed", sincos2d(self.config).to(device), persistent=False)
+            self.register_load_state_dict_post_hook(_compute_sincos2d)
 
 
 @torch.no_grad()
 def initialise(model: ViT, head_bias: float) -> None:
-    """The authors' initialisation (vision_transformer models_vit.py; bounds per q, k, v matrix as MUP found).
+    """The authors' initial values (vision_transformer models_vit.py; paper.md 1.3), also of a model made with to_empty.
 
-    Head weights are zero; its bias is -10 at pre-training with the sigmoid loss, 0 at transfer.
+    Head weights are zero; its bias is -10 at pre-training with the sigmoid loss, 0 at transfer. Nothing happens to a
+    model on the meta device.
     """
-    _lecun_normal(model.patch_embed.proj)
-    model.pos_embed.normal_(std=0.02)
+    if model.norm.weight.is_meta:  # the first random number there costs four seconds of imports
+        return
+    model.patch_embed.reset_parameters()
+    if model.cls_token is not None:
+        model.cls_token.zero_()
+    for name in position_shapes(model.config):
+        model.get_parameter(name).normal_(std=POSITION_STD)
+    if model.config.position == "sincos2d":
+        _compute_sincos2d(model)
     for block in model.blocks.children():
         assert isinstance(block, Block)
-        for matrix in block.attn.qkv.weight.chunk(3):
-            nn.init.xavier_uniform_(matrix)
-        block.attn.qkv.bias.zero_()
-        nn.init.xavier_uniform_(block.attn.proj.weight)
-        block.attn.proj.bias.zero_()
-        for layer in (block.mlp.fc1, block.mlp.fc2):
-            nn.init.xavier_uniform_(layer.weight)
-            layer.bias.normal_(std=1e-6)
-    if model.pre_logits is not None:
-        _lecun_normal(model.pre_logits)
-    model.head.weight.zero_()
-    model.head.bias.fill_(head_bias)
+        block.reset_parameters()
+    model.norm.reset_parameters()
+    if model.attn_pool is not None:
+        model.attn_pool.reset_parameters()
+    for layer in model.pre_logits.children():
+        if isinstance(layer, nn.Linear):
+            lecun_normal_(layer)
+    if isinstance(model.head, nn.Linear):
+        constant_(model.head, bias=head_bias)
 
 
-def _lecun_normal(layer: nn.Conv2d | nn.Linear) -> None:
-    """Truncated normal with variance 1 / fan_in; jax divides by .8796 so that truncation keeps the variance."""
-    std = 1 / math.sqrt(layer.weight[0].numel()) / 0.87962566103423978
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    assert layer.bias is not None
-    layer.bias.zero_()
-
-
-def _check_divides(resolution: int, patch_size: int) -> None:
-    if patch_size < 1 or resolution % patch_size or resolution < patch_size:
-        low = max(resolution // max(patch_size, 1), 1) * patch_size
-        raise ValueError(
-            f"resolution {resolution} is not a multiple of patch_size {patch_size}; "
-            f"nearest are {low} and {low + patch_size}"
-        )
+def _compute_sincos2d(model: nn.Module, _: Any = None) -> None:
+    """No file holds this table, so it is made wherever the weights now are (a meta model may just have got some)."""
+    assert isinstance(model, ViT)
+    model.pos_embed = sincos2d(model.config).to(model.norm.weight)

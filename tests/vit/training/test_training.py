@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.networks import tiny_vit
 from vit.data.order import batch_ids
-from vit.models.vit import ViT, ViTConfig
+from vit.models.vit import ViT
 from vit.training import checkpoint
 from vit.training.checkpoint import State
 from vit.training.loop import TrainConfig, train
@@ -20,17 +21,7 @@ from vit.training.loss import classification_loss
 from vit.training.optimizer import make_optimizer
 from vit.training.schedule import learning_rate
 
-TINY = ViTConfig(
-    resolution=8,
-    patch_size=4,
-    width=16,
-    depth=2,
-    num_heads=2,
-    mlp_dim=32,
-    pooling="tok",
-    representation=True,
-    dropout=0.1,
-)
+TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=2, mlp_dim=32, representation=True, dropout=0.1)
 CONFIG = TrainConfig(
     seed=3,
     steps=8,

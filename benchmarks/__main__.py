@@ -1,0 +1,12 @@
+"""All benchmarks, one after the other: `python -m benchmarks`, or `make bench`."""
+
+from benchmarks import models
+
+
+def main() -> None:
+    """Run each with its defaults."""
+    models.main([])
+
+
+if __name__ == "__main__":
+    main()

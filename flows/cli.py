@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import zoo
 from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images in, a registered Vision Transformer out.",
 )
+app.add_typer(zoo.models, name="models")
+app.add_typer(zoo.weights, name="weights")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -84,17 +87,6 @@ def pipelines(as_json: Json = False) -> None:
         _print_json(described)
     else:
         terminal.print_rows("pipelines", [Row(what=name, value=text) for name, text in described.items()])
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(help="A registered model; all of them by default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List registered versions with aliases, scores and lineage."""
-    from flows import registry_view
-
-    registry_view.show(name, as_json=as_json)
 
 
 @app.command()

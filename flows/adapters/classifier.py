@@ -1,16 +1,18 @@
 """The served classifier: MLflow stores this one file beside the weights and runs it wherever `mlflow` is installed.
 
-It therefore imports nothing of ours and no torch: the Vision Transformer of arXiv 2010.11929 runs forward in
-NumPy, with timm's weight names. Images go in as files or pixels, labels and scores come out; preprocessing is
-part of the model. The only module of the project that must stay a single self-contained file.
+It therefore imports nothing of ours and no torch for the Vision Transformer of arXiv 2010.11929, which runs forward
+in NumPy, with timm's weight names; for other networks MLflow stores the package `vit` beside it, which needs torch.
+Images go in as files or pixels, labels and scores come out; preprocessing is part of the model. The only module of the
+project that must stay a single self-contained file.
 """
 
 import base64
 import binascii
+import importlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,15 @@ from threadpoolctl import ThreadpoolController
 # Shapes: B batch, N tokens, D width, H heads, R resolution, P patch side, C classes.
 Array = NDArray[np.float32]
 BATCH = 64  # images decoded and classified at once; bounds memory whatever the caller sends
-LAYER_NORM_EPS = 1e-6
 COLUMNS = {"image": "int64", "label": "object", "class_index": "int64", "score": "float64"}
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of safetensors
 # For the small products of attention, where BLAS threads wait for each other: on a busy machine (load 5 on 2 cores) a
 # layer took 0.05 to 4.0 s with threads, 0.10 to 0.21 s without. An idle machine may lose half its speed here.
 BLAS = ThreadpoolController().select(user_api="blas")
-MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
 class BadWeights(ValueError):
-    """model.safetensors or model.json is damaged, or one does not belong to the other."""
+    """model.safetensors is damaged, or its tensors do not belong to the network that it describes."""
 
 
 class Classifier(PythonModel):
@@ -49,13 +49,17 @@ class Classifier(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        description = json.loads(Path(context.artifacts["description"]).read_text())
+        path = Path(context.artifacts["weights"])
+        description, self.weights = read_safetensors(path)
         self.class_names: list[str] = description["class_names"]
-        self.network: dict[str, Any] = description["model"]
+        self.network: dict[str, Any] = description["config"]
         self.mean = np.asarray(description["image_mean"], np.float32)
         self.std = np.asarray(description["image_std"], np.float32)
-        self.weights = read_safetensors(Path(context.artifacts["weights"]))
-        check_weights(self.weights, self.network, len(self.class_names))
+        if runs_in_numpy(self.network):
+            check_weights(self.weights, self.network, len(self.class_names))
+            self.logits: Callable[[Array], Array] = lambda images: forward(self.weights, self.network, images)
+        else:
+            self.logits = torch_network(path)
 
     # The hint is what MLflow leaves unchecked: any other, or none, refuses bytes or arrays or warns at every load.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,7 +74,7 @@ class Classifier(PythonModel):
         parts: list[pd.DataFrame] = []
         for start in range(0, len(images), BATCH):
             batch = np.stack([self.pixels(image, start + i) for i, image in enumerate(images[start : start + BATCH])])
-            parts.append(self.rows(softmax(forward(self.weights, self.network, batch)), start, top_k))
+            parts.append(self.rows(softmax(self.logits(batch)), start, top_k))
         return pd.concat(parts, ignore_index=True).astype(COLUMNS)
 
     def pixels(self, image: Any, position: int) -> Array:
@@ -156,8 +160,21 @@ def check_pixels(image: Any, position: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array, np.uint8)
 
 
-def refusal(sentence: str) -> MlflowException:
-    return MlflowException.invalid_parameter_value(sentence)
+refusal = MlflowException.invalid_parameter_value  # of a sentence
+
+
+def runs_in_numpy(network: Mapping[str, Any]) -> bool:
+    """True for the network of the paper itself: the authors' GELU, 1-D positions added once, no ResNet before it."""
+    plain = {"family": "vit", "stem": None, "position": "learned", "position_at": "stem", "gelu": "tanh"}
+    return all(network.get(name) == value for name, value in plain.items()) and network["pooling"] in ("tok", "gap")
+
+
+def torch_network(path: Path) -> Callable[[Array], Array]:
+    """Any other network, by the package `vit` that lies beside this file in the registry."""
+    import torch
+
+    network = importlib.import_module("vit.models").load(path).requires_grad_(False)
+    return lambda images: network(torch.from_numpy(images)).numpy()
 
 
 def forward(weights: Mapping[str, Array], network: Mapping[str, Any], images: Array) -> Array:
@@ -168,15 +185,16 @@ def forward(weights: Mapping[str, Array], network: Mapping[str, Any], images: Ar
     if network["pooling"] == "tok":
         x = np.concatenate([np.repeat(weights["cls_token"], len(x), axis=0), x], axis=1)
     x = x + weights["pos_embed"]
+    eps = np.float32(network["layer_norm_eps"])
     for block in range(network["depth"]):
         name = f"blocks.{block}"
-        x = x + attention(weights, f"{name}.attn", norm(weights, f"{name}.norm1", x), network["num_heads"])
-        hidden = gelu(dense(weights, f"{name}.mlp.fc1", norm(weights, f"{name}.norm2", x)))
+        x = x + attention(weights, f"{name}.attn", norm(weights, f"{name}.norm1", x, eps), network["num_heads"])
+        hidden = gelu(dense(weights, f"{name}.mlp.fc1", norm(weights, f"{name}.norm2", x, eps)))
         x = x + dense(weights, f"{name}.mlp.fc2", hidden)
-    x = norm(weights, "norm", x)
+    x = norm(weights, "norm", x, eps)
     x = x[:, 0] if network["pooling"] == "tok" else x.mean(axis=1)
     if network["representation"]:
-        x = np.tanh(dense(weights, "pre_logits", x))
+        x = np.tanh(dense(weights, "pre_logits.fc", x))
     return dense(weights, "head", x)
 
 
@@ -207,9 +225,9 @@ def affine(x: Array, weight: Array, bias: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ weight.T + bias).reshape(*x.shape[:-1], -1)
 
 
-def norm(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+def norm(weights: Mapping[str, Array], name: str, x: Array, eps: np.float32) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(LAYER_NORM_EPS))
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
     return centred / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
@@ -224,20 +242,18 @@ def softmax(x: Array) -> Array:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def read_safetensors(path: Path) -> dict[str, Array]:
-    """All tensors of a safetensors file as float32; no code can hide in it. Raises BadWeights.
-
-    Format (github.com/huggingface/safetensors): header length as 8 little-endian bytes, JSON header, raw tensors.
-    """
+def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a file of ours says about itself, and its tensors as float32; nothing runs. Raises BadWeights."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER):
+    if len(data) < 8 or length > len(data) - 8:
         raise BadWeights(f"{path} is no safetensors file or was cut short: its header does not fit {len(data)} bytes")
     try:
         header: dict[str, Any] = json.loads(data[8 : 8 + length])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         body = memoryview(data)[8 + length :]
-        return {name: tensor(entry, body) for name, entry in entries.items()}
+        description: dict[str, Any] = json.loads(header["__metadata__"]["vitflow"])
+        return description, {name: tensor(entry, body) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadWeights(f"{path} is damaged: {error}") from error
 
@@ -254,13 +270,11 @@ def tensor(entry: Mapping[str, Any], body: memoryview) -> Array:
 
 
 def check_weights(weights: Mapping[str, Array], network: Mapping[str, Any], num_classes: int) -> None:
-    """Raises BadWeights naming the first tensor that is missing or has another shape than model.json says."""
+    """Raises BadWeights naming the first tensor that is missing or has another shape than the network needs."""
     for name, shape in expected_shapes(network, num_classes):
         found = weights[name].shape if name in weights else "missing"
         if found != shape:
-            raise BadWeights(
-                f"{name} is {found}, but model.json describes shape {shape}: the files do not belong together"
-            )
+            raise BadWeights(f"{name} is {found}, but the network that the file describes needs {shape}")
 
 
 def expected_shapes(network: Mapping[str, Any], num_classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -270,7 +284,7 @@ def expected_shapes(network: Mapping[str, Any], num_classes: int) -> Iterator[tu
     yield from [("patch_embed.proj.weight", (width, 3, patch, patch)), ("patch_embed.proj.bias", (width,))]
     yield from [("cls_token", (1, 1, width))] * has_class_token
     yield "pos_embed", (1, tokens, width)
-    dense_layers = [("head", width, num_classes)] + [("pre_logits", width, width)] * network["representation"]
+    dense_layers = [("head", width, num_classes)] + [("pre_logits.fc", width, width)] * network["representation"]
     norms = ["norm"]
     for block in (f"blocks.{index}" for index in range(network["depth"])):
         norms += [f"{block}.norm1", f"{block}.norm2"]

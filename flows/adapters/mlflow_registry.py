@@ -77,7 +77,7 @@ class Decision:
 
 
 def register(model: Path, submission: Submission, *, run_id: str) -> Version:
-    """The version of this fingerprint: the one already there, or a new one from `model` (weights and model.json).
+    """The version of this fingerprint: the one already there, or a new one from `model`.
 
     Metrics and tags go on the run as well. Raises ServiceDown, or ValueError for a name that is no safe name.
     """

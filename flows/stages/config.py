@@ -12,6 +12,7 @@ import json
 import os
 import re
 import types
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from flows.stages.deduplicate import DeduplicateConfig
 from flows.stages.evaluate import EvaluateConfig
 from flows.stages.finetune import FinetuneConfig
 from flows.stages.prepare import PrepareConfig
-from flows.stages.pretrain import PretrainConfig
+from flows.stages.pretrain import PretrainConfig, expand
 from flows.stages.register import RegisterConfig
+from vit.models.build import at_resolution
 
 FILE = "pipelines.yaml"
 # What each stage reads, by the name of its parameter; the order is the order of the pipeline.
@@ -66,15 +68,13 @@ class Pipeline:
     deploy: DeployConfig
 
     def __post_init__(self) -> None:
-        patch = self.pretrain.model.patch_size
+        if self.finetune.dropout and self.pretrain.model.family == "resnet":
+            raise ValueError(f"finetune.dropout is {self.finetune.dropout}, but a ResNet has no dropout: set it to 0")
         for stage in ("finetune", "evaluate"):
-            resolution = getattr(self, stage).resolution
-            if resolution % patch:
-                low = resolution // patch * patch or patch
-                raise ValueError(
-                    f"{stage}.resolution {resolution} is not a multiple of pretrain.model.patch_size {patch}; "
-                    f"nearest are {low} and {low + patch}"
-                )
+            try:
+                at_resolution(self.pretrain.model, getattr(self, stage).resolution)
+            except ValueError as error:
+                raise ValueError(f"{stage}.resolution does not fit pretrain.model: {error}") from error
 
 
 def root() -> Path:
@@ -96,8 +96,11 @@ def load(pipeline: str, overrides: Sequence[str] = ()) -> Pipeline:
     if pipeline not in sections:
         raise ConfigError(f"there is no pipeline {pipeline!r} in {FILE}; {_nearest(pipeline, sections)}")
     values = copy.deepcopy(sections[pipeline])
-    for override in overrides:
+    for override in sorted(overrides, key=_is_of_variant, reverse=True):
+        if not _is_of_variant(override):
+            _expand(values, pipeline)
         _apply(values, override)
+    _expand(values, pipeline)
     try:
         return _adapter().validate_json(json.dumps(values, default=str), strict=True)
     except pydantic.ValidationError as error:
@@ -117,6 +120,22 @@ def _sections() -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("pipelines"), dict):
         raise ConfigError(f"{path} must have a mapping `pipelines:` of pipeline names")
     return document["pipelines"]
+
+
+def _is_of_variant(override: str) -> bool:
+    """True for what must be known before a variant's other values are: a change of one of those goes on top."""
+    return override.partition("=")[0].strip() in ("pretrain.model.variant", "pretrain.model.resolution")
+
+
+def _expand(values: dict[str, Any], pipeline: str) -> None:
+    """Fill in what `variant` stands for."""
+    try:
+        if "variant" in values["pretrain"]["model"]:
+            values["pretrain"]["model"] = expand(values["pretrain"]["model"])
+    except (KeyError, TypeError):
+        return  # a section is missing: the check of all values says so
+    except ValueError as error:
+        raise ConfigError(f"{FILE}, pipeline {pipeline}: pretrain.model: {error}") from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -157,10 +176,17 @@ def _adapter() -> pydantic.TypeAdapter[Pipeline]:
 def _forbidding_extra(cls: type) -> Any:
     """Tell pydantic to refuse unknown keys, in this dataclass and those inside it, without `vit` knowing pydantic."""
     for field in dataclasses.fields(cls):
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            _forbidding_extra(field.type)
+        for inner in _sections_of(field.type):
+            _forbidding_extra(inner)
     cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
     return cls
+
+
+def _sections_of(kind: Any) -> list[Any]:
+    """The dataclasses that a field may hold: its type, or those of a union."""
+    if isinstance(kind, type):
+        return [kind] if dataclasses.is_dataclass(kind) else []
+    return [section for inner in typing.get_args(kind) for section in _sections_of(inner)]
 
 
 def _sentences(error: pydantic.ValidationError, pipeline: str, values: dict[str, Any]) -> str:
@@ -168,11 +194,14 @@ def _sentences(error: pydantic.ValidationError, pipeline: str, values: dict[str,
 
 
 def _sentence(problem: Any, pipeline: str, values: dict[str, Any]) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+    parts, section = _walk(problem["loc"])
+    path = ".".join(parts)
     where = f"{FILE}, pipeline {pipeline}: {path}"
     if problem["type"] == "unexpected_keyword_argument":
-        valid = [field.name for field in dataclasses.fields(_section_type(problem["loc"][:-1]))]
+        valid = [field.name for field in dataclasses.fields(section)]
         return f"{where} is not a known name; {_nearest(str(problem['loc'][-1]), valid)}"
+    if problem["type"].startswith("union_tag"):
+        return f"{where}: say which network, by `variant: ViT-B/16` or by `family: vit` (or resnet) and all its fields"
     if problem["type"] == "missing":
         return f"{where} is missing"
     if problem["type"] == "value_error":
@@ -182,11 +211,31 @@ def _sentence(problem: Any, pipeline: str, values: dict[str, Any]) -> str:
     return f"{where} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _section_type(path: Sequence[Any]) -> Any:
+def _walk(location: Sequence[Any]) -> tuple[list[str], Any]:
+    """Where pydantic found something, as names of fields, and the section around the last of them.
+
+    Of a union pydantic also names the member: pretrain.model.vit.width is our pretrain.model.width.
+    """
+    parts: list[str] = []
     section: Any = Pipeline
-    for key in path:
-        section = {field.name: field.type for field in dataclasses.fields(section)}[key]
-    return section
+    kind: Any = Pipeline
+    for key in map(str, location):
+        members = _families(kind)
+        if key in members:
+            kind = members[key]
+            continue
+        parts.append(key)
+        sections = _sections_of(kind)
+        section = sections[0] if sections else section
+        fields = {field.name: field.type for field in dataclasses.fields(section)} if sections else {}
+        kind = fields.get(key)
+    return parts, section
+
+
+def _families(kind: Any) -> dict[str, Any]:
+    """The members of a union of networks by family; nothing for any other type."""
+    members = () if isinstance(kind, type) else _sections_of(kind)
+    return {typing.get_args(cls.__dataclass_fields__["family"].type)[0]: cls for cls in members}
 
 
 def _nearest(name: str, valid: Any) -> str:

@@ -12,7 +12,7 @@ from flows.stages import output, progress
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
 from vit.evaluation.vtab import GROUPS, Score, TransferConfig, means, transfer, untrained
-from vit.models.files import load_backbone
+from vit.models.weights.native import transfer as under_new_head
 from vit.training.distributed import device
 from vit.training.loop import TrainConfig
 
@@ -77,7 +77,9 @@ def _score_all(jobs: list[Job]) -> dict[tuple[str, bool], Score]:
 
 def score_task(job: Job) -> tuple[Job, Score]:
     """Run one transfer."""
-    network = load_backbone(job.model, resolution=job.transfer.resolution, num_classes=job.num_classes)
+    network = under_new_head(
+        job.model / output.MODEL, resolution=job.transfer.resolution, num_classes=job.num_classes, dropout=0.0
+    )
     if not job.pretrained:
         network = untrained(network, job.transfer.train.seed)
     torch.manual_seed(job.transfer.train.seed)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flows.stages import output, scratch, training
 from vit.data.augment import AugmentConfig
-from vit.models.files import load_backbone
-from vit.models.vit import ViT
+from vit.models.build import Model
+from vit.models.weights.native import transfer
 from vit.training.fit import FitConfig
 from vit.training.loop import TrainConfig
 
@@ -31,7 +31,7 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
     ):
         job = training.Job(
             stage="finetune",
-            build=functools.partial(build, config, backbone),
+            build=functools.partial(network, config, backbone),
             images=images,
             kept=kept,
             fit=FitConfig(resolution=config.resolution, train=config.train, augment=config.augment),
@@ -42,6 +42,8 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
     return out
 
 
-def build(config: FinetuneConfig, backbone: Path, num_classes: int) -> ViT:
+def network(config: FinetuneConfig, backbone: Path, num_classes: int) -> Model:
     """The pre-trained body under a new head."""
-    return load_backbone(backbone, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout)
+    return transfer(
+        backbone / output.MODEL, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout
+    )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
+MODEL = "model.safetensors"  # what pretrain and finetune leave: the trained network, alone
 
 
 class IncompleteInput(ValueError):

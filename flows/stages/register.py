@@ -7,18 +7,20 @@ import hashlib
 import json
 import math
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.mlflow_store import check_name
 from flows.stages import lineage, output
+from vit.models.build import ModelConfig
+from vit.models.weights import native
 
 if TYPE_CHECKING:  # they import mlflow, which takes seconds; every command imports this module for its config
     from flows.adapters.mlflow_registry import Decision, Submission, Version
 
 CARD = string.Template("""\
-Vision Transformer (arXiv 2010.11929): $network, $classes.
+A network of the Vision Transformer paper (arXiv 2010.11929): $network, $classes.
 
 ### Scores
 Validation top-1: $finetuned after fine-tuning, $pretrained after pre-training.
@@ -158,16 +160,15 @@ def describe(
 
 def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
     """The model card, Markdown. `{uri}` stands for the version's own address."""
-    description, scores = _read(inputs["model"] / "model.json"), _read(inputs["scores"] / "scores.json")
-    size, classes = description["model"], description["class_names"]
+    model, scores = native.read(inputs["model"] / output.MODEL), _read(inputs["scores"] / "scores.json")
+    classes = model.class_names
     rows = [
         f"| {task['group']} | {name} | {_percent(task['top1'])} | {_percent(task['top1_random_init'])} "
         f"| {_percent(task['chance'])} | {task['num_test']} |"
         for name, task in sorted(scores["tasks"].items(), key=lambda item: (item[1]["group"], item[0]))
     ]
-    network = f"{size['depth']} blocks of width {size['width']}, patch {size['patch_size']}, {size['resolution']} px"
     return CARD.substitute(
-        network=network,
+        network=network(model.config),
         classes=f"{len(classes)} classes: {_listing(classes)}",
         finetuned=_percent(metrics.get("finetune/val/top1")),
         pretrained=_percent(metrics.get("pretrain/val/top1")),
@@ -178,6 +179,15 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
         removed=f"{metrics['dedup/removed']:.0f}",
         lineage="\n".join(f"- `{key}`: {value}" for key, value in sorted(tags.items()) if key != "config.resolved"),
     )
+
+
+def network(config: ModelConfig) -> str:
+    """What a network is, in a line."""
+    if config.family == "resnet":
+        units = ", ".join(map(str, config.layers))
+        return f"ResNet {config.flavour} of {units} units, {config.width_factor} times as wide, {config.resolution} px"
+    stem = "" if config.stem is None else f" after a ResNet of {', '.join(map(str, config.stem.layers))} units"
+    return f"{config.depth} blocks of width {config.width}{stem}, patch {config.patch_pixels}, {config.resolution} px"
 
 
 @contextlib.contextmanager
@@ -216,5 +226,5 @@ def _percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _listing(names: list[str]) -> str:
+def _listing(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

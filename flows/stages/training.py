@@ -14,8 +14,8 @@ from flows.adapters import ray_cluster
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
-from vit.models.files import save_model
-from vit.models.vit import ViT
+from vit.models.build import Model
+from vit.models.weights import native
 from vit.training.distributed import barrier, rank
 from vit.training.fit import FitConfig, accuracy, fit, timed
 
@@ -27,7 +27,7 @@ class Job:
     """All that a worker needs, picklable."""
 
     stage: str
-    build: Callable[[int], ViT]  # number of classes -> network to start from
+    build: Callable[[int], Model]  # number of classes -> network to start from
     images: Path  # of prepare
     kept: Path  # of deduplicate
     fit: FitConfig
@@ -41,7 +41,7 @@ def corpus(images: Path, kept: Path, split: str) -> Shards:
 
 
 def run(job: Job, work: Path) -> None:
-    """Train on the workers and put model.safetensors, model.json, metrics.* and curves.png into `work`."""
+    """Train on the workers and put model.safetensors, metrics.* and curves.png into `work`."""
     check_split(corpus(job.images, job.kept, "train"))
     report = timed(progress.reporter(job.stage, job.fit.train.steps), job.fit.train.steps)
     ray_cluster.run(worker, job, name=f"{job.stage}-{job.fingerprint}", storage=job.scratch / "ray", report=report)
@@ -85,18 +85,18 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
     )
     val_top1 = accuracy(model, val, resolution=job.fit.resolution)
     if rank() == 0:
-        assert isinstance(model, ViT)
+        assert isinstance(model, Model)
         metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
         report(job.fit.train.steps, {"val/top1": val_top1})
         _write_result(job, model, train.class_names, metrics)
     barrier()
 
 
-def _write_result(job: Job, model: ViT, class_names: list[str], metrics: dict[str, Any]) -> None:
+def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[str, Any]) -> None:
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    save_model(result, model, class_names)
+    native.save(result / output.MODEL, model, class_names=class_names)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")

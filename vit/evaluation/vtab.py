@@ -14,7 +14,7 @@ import torch
 from vit.data.augment import AugmentConfig
 from vit.data.loader import training_batches
 from vit.data.shards import Shards
-from vit.models.vit import ViT
+from vit.models.build import Model, build
 from vit.training.fit import accuracy
 from vit.training.loop import TrainConfig, train
 
@@ -47,7 +47,7 @@ class Score:
     num_test: int
 
 
-def transfer(model: ViT, task: Path, config: TransferConfig) -> Score:
+def transfer(model: Model, task: Path, config: TransferConfig) -> Score:
     """Fine-tune `model` (which has a fresh head of the task's classes) in place and score it."""
     examples, test = Shards(task, splits=TRAIN_SPLITS), Shards(task, splits=("test",))
     augment = augment_for(task.name, config.augment)
@@ -91,7 +91,7 @@ def means(top1: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, flo
     }
 
 
-def untrained(model: ViT, seed: int) -> ViT:
+def untrained(model: Model, seed: int) -> Model:
     """A network of the same shape with fresh weights: the baseline that shows what pre-training is worth."""
     torch.manual_seed(seed)
-    return ViT(model.config, model.head.out_features)
+    return build(model.config, model.num_classes)

@@ -6,10 +6,10 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench up pins clean
+.PHONY: help setup demo test test-slow check format bench bench-models up pins clean
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: .venv/.done ## create .venv from the pinned requirements
 
@@ -41,8 +41,11 @@ format: setup ## rewrite the code as `check` wants it
 	ruff format .
 	ruff check --fix .
 
-bench: setup ## benchmarks, as ratios
+bench: setup ## all benchmarks, as ratios
 	python -m benchmarks
+
+bench-models: setup ## training steps and inference beside timm's and Hugging Face's same networks
+	python -m benchmarks.models
 
 up: setup ## Prefect and MLflow with their UIs and a runner; Ctrl-C stops them
 	@vitflow up

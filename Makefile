@@ -18,7 +18,7 @@ setup: .venv/.done ## create .venv from the pinned requirements
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; set PYTHON=…")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip sync --quiet requirements-dev.txt
+	@$(BIN)/uv pip sync --quiet --compile-bytecode requirements-dev.txt # once, instead of in every process
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

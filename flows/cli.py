@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a stage failed, 2 wrong usage or config, 3 a service does 
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def main() -> None:
     """Run the command; every error is a sentence and an exit code."""
     apply_defaults()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: workers and servers of the run end with it
     # Warnings of libraries that a user can do nothing about would bury our own lines.
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)

@@ -6,10 +6,13 @@ good reason (a ValueError or FloatingPointError: bad data, bad settings) stops t
 killed process, is tried again, and the worker function finds its own checkpoint.
 """
 
+import contextlib
 import contextvars
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any, TypeVar, cast
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "RAY_ADDRESS" not in os.environ:  # agents of a local Ray would outlive a killed driver by a minute, looking for it
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
 
 logger = logging.getLogger("vitflow.ray")
 MAX_FAILURES = 3  # restarts of the worker group per stage
@@ -60,13 +65,31 @@ def start() -> None:
     cpus = None if address else max(os.cpu_count() or 1, int(os.environ.get("VITFLOW_WORKERS", 0)))
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
     try:
-        ray.init(
-            address=address, num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        with _keeping_handler(signal.SIGTERM):
+            ray.init(
+                address=address,
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ConnectionError as error:
         raise WorkersFailed(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it or unset RAY_ADDRESS"
         ) from error
+
+
+@contextlib.contextmanager
+def _keeping_handler(number: int) -> Iterator[None]:
+    """Put back what a signal did before the block: Ray's handler prints a stack trace and ends the process on the spot,
+    past every `finally`. Python's own functions for this refuse to work outside the main thread."""
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(512)  # holds a struct sigaction of any system
+    libc.sigaction(number, None, before)
+    try:
+        yield
+    finally:
+        libc.sigaction(number, before, None)
 
 
 def stop() -> None:

@@ -22,8 +22,6 @@ from typing import Any, TypeVar, cast
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if "RAY_ADDRESS" not in os.environ:  # agents of a local Ray would outlive a killed driver by a minute, looking for it
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
 
 logger = logging.getLogger("vitflow.ray")
 MAX_FAILURES = 3  # restarts of the worker group per stage

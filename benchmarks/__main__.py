@@ -1,11 +1,12 @@
 """All benchmarks, one after the other: `python -m benchmarks`, or `make bench`."""
 
-from benchmarks import models
+from benchmarks import data, models
 
 
 def main() -> None:
     """Run each with its defaults."""
     models.main([])
+    data.main([])
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
 Step = Callable[[], None]
+Clock = Callable[[], float]  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +25,18 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
 
 
-def in_turns(steps: Mapping[str, Step], *, rounds: int, repeats: int, device: torch.device) -> dict[str, list[float]]:
+def in_turns(
+    steps: Mapping[str, Step],
+    *,
+    rounds: int,
+    repeats: int,
+    device: torch.device,
+    clocks: Mapping[str, Clock] = MappingProxyType({}),
+) -> dict[str, list[float]]:
     """Seconds per call of each contender in each round; the order changes from round to round.
 
     On a CPU seconds of processor time, which other processes do not touch; on a GPU seconds between two events.
+    `clocks` has those contenders whose work another clock than this process's shows.
     """
     order = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in order}
@@ -37,7 +47,7 @@ def in_turns(steps: Mapping[str, Step], *, rounds: int, repeats: int, device: to
     for _ in range(rounds):
         shuffled.shuffle(order)
         for name in order:
-            seconds[name].append(_seconds(steps[name], repeats, device))
+            seconds[name].append(_seconds(steps[name], repeats, device, clocks.get(name, time.process_time)))
     return seconds
 
 
@@ -55,7 +65,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, side: int = 8192) -> f
     return 2 * side**3 / statistics.median(seconds)
 
 
-def _seconds(step: Step, repeats: int, device: torch.device) -> float:
+def _seconds(step: Step, repeats: int, device: torch.device, clock: Clock) -> float:
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -64,7 +74,7 @@ def _seconds(step: Step, repeats: int, device: torch.device) -> float:
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1000 / repeats
-    before = time.process_time()
+    before = clock()
     for _ in range(repeats):
         step()
-    return (time.process_time() - before) / repeats
+    return (clock() - before) / repeats

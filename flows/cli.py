@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import zoo
+from flows import data_cli, zoo
 from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images in, a registered Vision Transformer out.",
 )
+app.add_typer(data_cli.data, name="data")
 app.add_typer(zoo.models, name="models")
 app.add_typer(zoo.weights, name="weights")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -30,6 +30,7 @@ logger = logging.getLogger("vitflow")
 UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
 LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
 CAPTIONS = {
+    "corpus": "Some images of some classes of the corpus, with the number of images in each class",
     "pairs": "Corpus images that were removed, each beside the test image it repeats, most doubtful first",
     "curves": "Training loss and learning rate by step",
     "scores": "Top-1 of every task, beside the same model from random weights (grey) and chance (black line)",

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.adapters import storage
 from flows.stages import output
 from flows.stages.progress import reporter
 from vit.data.shards import INDEX, Shards
@@ -54,7 +55,8 @@ def deduplicate(config: DeduplicateConfig, *, images: Path, out: Path) -> Path:
     BadShard if corpus or tasks are incomplete.
     """
     with output.writing(out, "deduplicate", config, {"images": images}) as work:
-        corpus, tests = Shards(images / "corpus"), _test_sets(images / "tasks")
+        corpus = Shards(images / "corpus", open_store=storage.open)
+        tests = _test_sets(images / "tasks")
         found = _search(config, corpus, tests)
         removed = {pair.train for pair in found.pairs}
         table = pq.read_table(images / "corpus" / INDEX)
@@ -96,7 +98,7 @@ def _all_prints(task: str, shards: Shards) -> prints.Prints:
     for row, reason in taken.unreadable.items():
         raise ValueError(
             f"test image {shards.keys[row]} of task {task} {reason}, so its duplicates cannot be found; "
-            f"repair {shards.directory} and prepare again ({len(taken.unreadable)} such images in this task)"
+            f"repair {shards.uri} and prepare again ({len(taken.unreadable)} such images in this task)"
         )
     return taken
 

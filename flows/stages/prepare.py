@@ -1,77 +1,83 @@
 """prepare: images from a source become a corpus (train, val) and the tasks that it will be judged by.
 
-`mini` draws everything itself; `folder` reads class-named folders. Both come with the mini-VTAB tasks.
+`mini` draws everything itself; the other sources read what people have (vit/data/sources, vit/data/datasets).
 """
 
 import dataclasses
+import difflib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
-from flows.stages import output
-from vit.data import folder, shards
-from vit.data.synthetic import corpus, mini_vtab, planted
+from flows.adapters import storage
+from flows.stages import corpora, output, tasks
+from flows.stages.corpora import DATASET
+from flows.stages.spread import spread
+from vit.data import datasets, inspection
+from vit.data.index import read_manifest, refer_to
+from vit.data.record import with_val
+from vit.data.shards import Shards
+from vit.data.sources.labels import Columns
+from vit.data.synthetic import corpus, planted
+from vit.data.writing import refer, write_source
 
-Source = Literal["mini", "folder"]
+SOURCES = ("mini", *corpora.SOURCES, "reference")
+SHEET = "corpus.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What the corpus is made of."""
+    """What the corpus is made of, and by which tasks it is judged."""
 
     seed: int  # mini: which images are drawn; the tasks are the same for every seed
-    source: Source
-    folder: str | None  # folder: a directory of class-named sub-folders of images
+    # mini, folder, table, webdataset, huggingface, reference (shards that stay where they are) or dataset:NAME
+    source: str
+    location: str | None  # path or s3:// address of a directory, or of a table; a path for dataset:NAME
+    columns: Columns  # table, huggingface: which columns hold what
+    classes: str | None  # table, webdataset, huggingface: a file with the name of a class on each line
     num_images: int  # mini: train, val and planted images together
-    val_fraction: float  # of each class
+    val_fraction: float  # of each class, where the source has no val
     planted_fraction: float  # mini: share of the corpus that are edited copies of test images
-    max_unreadable: int  # folder: more files than these that do not decode stop the run
+    max_reject_share: float  # of all images; more unusable ones than these stop the run
+    tasks: str | None  # a directory with VTAB's data (docs/data.md): its tasks; null: the ten of mini-VTAB
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(Source):
-            raise ValueError(f"source {self.source!r} is unknown; known are {' and '.join(get_args(Source))}")
-        if self.source == "folder" and not self.folder:
-            raise ValueError(
-                "source is folder, but folder names no directory; set it to one with a sub-folder per class"
-            )
+        _check_source(self)
         if self.source == "mini" and self.num_images < 2 * len(corpus.CLASS_NAMES):
             raise ValueError(
                 f"num_images is {self.num_images}; the mini corpus has {len(corpus.CLASS_NAMES)} classes and needs two "
                 f"images of each, so at least {2 * len(corpus.CLASS_NAMES)}"
             )
+        if self.source == "mini" and self.tasks:
+            raise ValueError("source mini hides copies of mini-VTAB's images, so it goes with those tasks: null")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must be more than 0 and less than 1")
         if not 0 <= self.planted_fraction <= 0.5:
             raise ValueError(f"planted_fraction is {self.planted_fraction}; it must be between 0 and 0.5")
-        if self.max_unreadable < 0:
-            raise ValueError(f"max_unreadable is {self.max_unreadable}; it cannot be negative")
+        if not 0 <= self.max_reject_share < 1:
+            raise ValueError(f"max_reject_share is {self.max_reject_share}; it must be at least 0 and less than 1")
 
 
 def prepare(config: PrepareConfig, *, out: Path) -> Path:
-    """Write `corpus/` and `tasks/` into `out`, and planted.parquet (mini) or unreadable.csv (folder) beside them.
+    """Write `corpus/`, `tasks/` and a contact sheet into `out`, and planted.parquet (mini) beside them.
 
-    Raises ValueError if the folder is no usable corpus: see vit.data.folder.write.
+    Raises ValueError if the source is no usable corpus: see vit.data.writing.write_source.
     """
     with output.writing(out, "prepare", config, {}) as work:
-        if config.source == "folder":  # first: it may turn out to be unusable
-            _write_folder(config, work)
-        tests = _write_tasks(work / "tasks")
         if config.source == "mini":
-            _write_mini(config, tests, work)
+            _write_mini(config, work)
+        else:
+            _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
+            tasks.write(work / "tasks", config.tasks, map=spread)
+        written = Shards(work / "corpus", open_store=storage.open)
+        look = inspection.Corpus(table=written.table, class_names=written.class_names, rejects=(), read=written.read)
+        inspection.sheet(look).save(work / SHEET, optimize=True)
     return out
 
 
-def _write_tasks(directory: Path) -> dict[str, list[shards.Example]]:
-    """All tasks and their list; returns the test examples by task."""
-    tests = {task.name: mini_vtab.write(task, directory / task.name) for task in mini_vtab.TASKS}
-    tasks = [{"name": task.name, "group": task.group, "num_classes": task.num_classes} for task in mini_vtab.TASKS]
-    output.write_json(directory / "tasks.json", {"family": mini_vtab.FAMILY, "tasks": tasks})
-    return tests
-
-
-def _write_mini(config: PrepareConfig, tests: dict[str, list[shards.Example]], work: Path) -> None:
+def _write_mini(config: PrepareConfig, work: Path) -> None:
     copies = corpus.write(
         work / "corpus",
-        tests,
+        tasks.write_mini(work / "tasks"),
         seed=config.seed,
         num_images=config.num_images,
         val_fraction=config.val_fraction,
@@ -80,9 +86,33 @@ def _write_mini(config: PrepareConfig, tests: dict[str, list[shards.Example]], w
     planted.write_pairs(copies, work / "planted.parquet")
 
 
-def _write_folder(config: PrepareConfig, work: Path) -> None:
-    source = Path(str(config.folder))
-    unreadable = folder.write(
-        source, work / "corpus", val_fraction=config.val_fraction, max_unreadable=config.max_unreadable
-    )
-    folder.write_unreadable(unreadable, source, work / "unreadable.csv")
+def _write_corpus(config: PrepareConfig, directory: Path) -> None:
+    location = str(config.location)
+    rules: dict[str, Any] = {"max_reject_share": config.max_reject_share, "val_fraction": config.val_fraction}
+    if config.source == "reference" and corpora.guess(location) == "shards":
+        refer_to(directory, storage.open(location), corpora.absolute(location))
+    elif config.source == "reference":
+        source = corpora.open_source("webdataset", location, classes=config.classes)
+        refer(directory, with_val(source), corpora.absolute(location), map=spread, **rules)
+    else:
+        source = corpora.open_source(config.source, location, columns=config.columns, classes=config.classes)
+        write_source(directory.absolute(), with_val(source), name="corpus", map=spread, **rules)
+    splits = read_manifest(directory)["splits"]
+    if not {"train", "val"} <= set(splits):
+        raise ValueError(f"{location} has splits {', '.join(splits)}, but training needs images in train and in val")
+
+
+def _check_source(config: PrepareConfig) -> None:
+    if config.source.startswith(DATASET):
+        known, name = datasets.names(), config.source.removeprefix(DATASET)
+    else:
+        known, name = list(SOURCES), config.source
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"source {config.source!r} is unknown; {meant}known are {', '.join(SOURCES)} and {DATASET}NAME "
+            f"with NAME of `vitflow data list`"
+        )
+    if config.source != "mini" and not config.location:
+        raise ValueError(f"source is {config.source}, but location is null; set it to where the images are")

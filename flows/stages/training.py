@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.csv import write_csv
 
-from flows.adapters import ray_cluster
+from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
@@ -37,7 +37,7 @@ class Job:
 
 def corpus(images: Path, kept: Path, split: str) -> Shards:
     """The images of a split that de-duplication left."""
-    return Shards(images / "corpus", kept / "index.parquet", splits=(split,))
+    return Shards(images / "corpus", kept / "index.parquet", splits=(split,), open_store=storage.open)
 
 
 def run(job: Job, work: Path) -> None:
@@ -55,7 +55,9 @@ def check_split(shards: Shards) -> None:
         raise ValueError(
             "no training images are left after de-duplication; look at the pairs in the report of deduplicate"
         )
-    missing = sorted(set(range(len(shards.class_names))) - set(shards.labels.tolist()))
+    several = shards.label_sets if shards.multi_label else ()
+    seen = set(shards.labels.tolist()).union(*several)
+    missing = sorted(set(range(len(shards.class_names))) - seen)
     if missing:
         named = ", ".join(shards.class_names[label] for label in missing[:5])
         raise ValueError(
@@ -83,7 +85,7 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         fingerprint=job.fingerprint,
         report=record,
     )
-    val_top1 = accuracy(model, val, resolution=job.fit.resolution)
+    val_top1 = accuracy(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
     if rank() == 0:
         assert isinstance(model, Model)
         metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}

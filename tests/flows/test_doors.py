@@ -98,7 +98,7 @@ def test_editing_the_evaluation_leaves_pretraining_fresh(by_flow: Path) -> None:
 
 def test_failed_stage_is_not_recorded_and_leaves_nothing_half_written(by_flow: Path) -> None:
     """DVC believes whatever lies in a directory, so nothing may lie there after a failure."""
-    override = ("--set", "prepare.source=folder", "--set", f"prepare.folder={by_flow / 'docs'}")
+    override = ("--set", "prepare.source=folder", "--set", f"prepare.location={by_flow / 'docs'}")
     done = vitflow(by_flow, "run", "smoke", *override)
     assert done.returncode == 1
     assert str(by_flow / "docs") in done.stderr and "Traceback" not in done.stderr

@@ -1,6 +1,5 @@
 """The stage prepare: a whole output, the same bytes every time, and sentences for unusable folders."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -10,13 +9,24 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.stages import output
-from flows.stages.prepare import PrepareConfig, prepare
-from vit.data.shards import Shards
+from flows.stages import output, tasks
+from flows.stages.corpora import USUAL
+from flows.stages.prepare import SOURCES, PrepareConfig, prepare
+from flows.stages.progress import listening
+from vit.data.shards import Shards, png_example, write
 from vit.data.synthetic import mini_vtab
 
 MINI = PrepareConfig(
-    seed=0, source="mini", folder=None, num_images=320, val_fraction=0.2, planted_fraction=0.25, max_unreadable=0
+    seed=0,
+    source="mini",
+    location=None,
+    columns=USUAL,
+    classes=None,
+    num_images=320,
+    val_fraction=0.2,
+    planted_fraction=0.25,
+    max_reject_share=0.0,
+    tasks=None,
 )
 
 
@@ -28,12 +38,13 @@ def _short_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folder_config(folder: Path, **changes: object) -> PrepareConfig:
-    return dataclasses.replace(MINI, source="folder", folder=str(folder), **changes)
+    return dataclasses.replace(MINI, source="folder", location=str(folder), **changes)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two classes with five images each, of several formats and depths."""
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes with five images each, of several formats and depths; mini-VTAB is not drawn beside them."""
+    monkeypatch.setattr(tasks, "write_mini", lambda directory: directory.mkdir())
     folder = tmp_path / "pictures"
     for label, name in enumerate(("zebra", "Äpfel & co")):
         (folder / name / "sub.folder").mkdir(parents=True)
@@ -86,13 +97,16 @@ def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"source": "web"}, "source 'web' is unknown; known are mini and folder"),
-        ({"source": "folder"}, "folder names no directory"),
+        ({"source": "webdatset"}, "source .webdatset. is unknown; did you mean webdataset"),
+        ({"source": "folder"}, "source is folder, but location is null"),
+        ({"source": "dataset:cifar12", "location": "x"}, r"'dataset:cifar12' is unknown; did you mean cifar1\d+\?"),
+        ({"tasks": "vtab-1k"}, "source mini hides copies"),
         ({"num_images": 127}, "num_images is 127.*at least 128"),
         ({"val_fraction": 0.0}, "val_fraction is 0.0; it must be more than 0"),
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
         ({"planted_fraction": 0.6}, "planted_fraction is 0.6"),
-        ({"max_unreadable": -1}, "max_unreadable is -1; it cannot be negative"),
+        ({"max_reject_share": -0.1}, "max_reject_share is -0.1; it must be at least 0"),
+        ({"max_reject_share": 1.0}, "max_reject_share is 1.0; it must be .* less than 1"),
     ],
 )
 def test_bad_values_are_refused(change: dict[str, object], sentence: str) -> None:
@@ -110,7 +124,7 @@ def test_a_folder_keeps_its_bytes(pictures: Path, tmp_path: Path) -> None:
     assert sorted(set(corpus.table["ext"].to_pylist())) == ["bmp", "jpeg", "jpg", "png", "webp"]
     assert corpus.table["width"].to_pylist() == [image.width for image in map(corpus.image, range(10))]
     assert np.bincount(Shards(out / "corpus", splits=("val",)).labels).tolist() == [1, 1]
-    assert (out / "unreadable.csv").read_text() == "path,problem\n"
+    assert pq.read_table(out / "corpus" / "rejects.parquet").to_pylist() == []
     assert not (out / "planted.parquet").exists()
 
 
@@ -125,17 +139,18 @@ def test_unreadable_images_are_listed(pictures: Path, tmp_path: Path) -> None:
     whole = (pictures / "zebra" / "a.1.JPEG").read_bytes()
     (pictures / "zebra" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (pictures / "zebra" / "notes.txt").write_text("no image")
-    out = prepare(folder_config(pictures, max_unreadable=2), out=tmp_path / "out")
+    out = prepare(folder_config(pictures, max_reject_share=0.2), out=tmp_path / "out")
     assert len(Shards(out / "corpus")) == 10
-    with (out / "unreadable.csv").open() as file:
-        rows = list(csv.reader(file))
-    assert [row[0] for row in rows] == ["path", "zebra/cut.jpg", "zebra/notes.txt"]
-    assert rows[2][1] == "cannot be decoded (no known image format)"
+    rows = pq.read_table(out / "corpus" / "rejects.parquet").to_pylist()
+    assert [row["key"] for row in rows] == ["zebra/cut.jpg", "zebra/notes.txt"]
+    assert rows[1]["reason"] == "cannot be decoded (no known image format)"
 
 
 def test_too_many_unreadable_images_stop_the_stage(pictures: Path, tmp_path: Path) -> None:
     (pictures / "zebra" / "empty.jpg").touch()
-    with pytest.raises(ValueError, match=r"1 of 11 files .* max_unreadable is 0\. The first: zebra/empty\.jpg cannot"):
+    with pytest.raises(
+        ValueError, match=r"1 or more of 11 images .* max_reject_share is 0\. The first: zebra/empty\.jpg is empty"
+    ):
         prepare(folder_config(pictures), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -160,3 +175,38 @@ def test_single_images_leave_nothing_to_validate_with(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / "few" / name / "x.png")
     with pytest.raises(ValueError, match=r"every class .* has a single image"):
         prepare(folder_config(tmp_path / "few"), out=tmp_path / "out")
+
+
+def test_progress_is_told(pictures: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with listening(lambda event: told.append((event.step, event.total))):
+        prepare(folder_config(pictures), out=tmp_path / "out")
+    assert told == [(1, 1), (1, 1)]  # pieces of work, checked and then written
+
+
+def test_a_corpus_by_reference_is_the_same_corpus(pictures: Path, tmp_path: Path) -> None:
+    first = prepare(folder_config(pictures), out=tmp_path / "first")
+    config = dataclasses.replace(MINI, source="reference", location=str(first / "corpus"))
+    second = prepare(config, out=tmp_path / "second")
+    assert not list((second / "corpus").glob("*.tar"))
+    assert Shards(second / "corpus").digest == Shards(first / "corpus").digest
+    again = prepare(dataclasses.replace(config, location=str(second / "corpus")), out=tmp_path / "again")
+    assert Shards(again / "corpus").store.uri == str(first / "corpus")
+    example = png_example("only", "test", 0, np.zeros((4, 4, 3), np.uint8))
+    write(tmp_path / "tests", [example], name="tests", class_names=["one"])
+    with pytest.raises(ValueError, match=r"has splits test, but training needs images in train and in val"):
+        prepare(dataclasses.replace(config, location=str(tmp_path / "tests")), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("place", "sentence"), [("gone", "is no directory"), ("", "has neither archives of VTAB's")])
+def test_tasks_that_are_not_there_are_missed(pictures: Path, tmp_path: Path, place: str, sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=sentence):
+        prepare(folder_config(pictures, tasks=str(tmp_path / "empty" / place)), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", [*SOURCES[1:], "dataset:cifar10"])
+def test_a_place_that_is_not_there_is_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        prepare(dataclasses.replace(MINI, source=source, location=str(tmp_path / "nowhere")), out=tmp_path / "out")

@@ -1,20 +1,14 @@
 """One on-disk format for labelled images: webdataset-compatible tar shards, a parquet index, a manifest.
 
-`NAME-00000.tar` holds for each example `KEY.EXT` (the encoded image) and `KEY.cls` (its label as text), so
-webdataset, timm and Ray Data read it unchanged. `index.parquet` has one row per image (COLUMNS), which gives
-O(1) random access by offset. `manifest.json` holds the schema version, class names, counts and a digest.
-The same examples give the same bytes.
+`NAME-00000.tar` holds for each image `KEY.EXT` (its encoded bytes), `KEY.cls` (its label as text) and, if it has
+several, `KEY.json` (`{"labels": [...]}`), so webdataset, timm and Ray Data read it unchanged. The index
+(vit.data.index) gives O(1) random access by offset. The same examples give the same bytes.
 """
 
 import dataclasses
+import functools
 import hashlib
-import io
-import json
-import os
-import tarfile
-from collections import Counter
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from vit.data import tars
+from vit.data.index import COLUMNS, INDEX, MANIFEST, UNLABELLED, BadShard, read_index, read_manifest, write_index
+from vit.data.pictures import UnreadableImage, decode, encode_png
+from vit.data.store import LocalStore, Store, as_store
 from vit.typing import Ints, Pixels
 
-SCHEMA_VERSION = 1
-INDEX, MANIFEST = "index.parquet", "manifest.json"
-COLUMNS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("label", pa.int32()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),  # bytes from the start of the shard to the encoded image
-        ("length", pa.int64()),  # bytes
-        ("ext", pa.string()),
-        ("sha256", pa.string()),  # of the encoded image
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
+__all__ = [
+    "INDEX",
+    "MANIFEST",
+    "BadShard",
+    "Example",
+    "Shards",
+    "UnreadableImage",
+    "decode",
+    "encode_png",
+    "png_example",
+    "write",
+]
 
-
-class BadShard(ValueError):
-    """A shard is missing, or its bytes are not those that the index describes."""
-
-
-class UnreadableImage(ValueError):
-    """Bytes that no decoder accepts as an image."""
+_READ_OFTEN = ["split", "label", "shard", "offset", "length"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +46,22 @@ class Example:
 
     key: str  # unique in the directory, no dots (webdataset splits names at the first dot)
     split: str
-    label: int
+    labels: tuple[int, ...]  # several if multi-label, none if unlabelled
     image: bytes
     ext: str  # png, jpg, …
     width: int
     height: int
+
+    @property
+    def label(self) -> int:
+        """The first label."""
+        return self.labels[0] if self.labels else UNLABELLED
+
+
+def png_example(key: str, split: str, label: int, pixels: Pixels) -> Example:
+    """An Example from uint8 pixels [H, W, 3]."""
+    (height, width), image = pixels.shape[:2], encode_png(pixels)
+    return Example(key=key, split=split, labels=(label,), image=image, ext="png", width=width, height=height)
 
 
 def write(
@@ -74,60 +73,105 @@ def write(
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    shard, tar = "", None
+    shards: dict[str, tars.Described] = {}
+    tar = None
     for example in examples:
         _check(example, len(class_names))
-        if tar is None or tar.offset >= shard_bytes:
-            if tar is not None:
-                tar.close()
-            shard = f"{name}-{len({row['shard'] for row in rows}):05d}.tar"
-            tar = tarfile.open(directory / shard, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        offset = _add(tar, f"{example.key}.{example.ext}", example.image)
-        _add(tar, f"{example.key}.cls", str(example.label).encode())
-        row = {field: getattr(example, field) for field in ("key", "split", "label", "ext", "width", "height")}
-        rows.append(
-            row | {"shard": shard, "offset": offset, "length": len(example.image), "sha256": _sha256(example.image)}
-        )
+        if tar is not None and tar.size >= shard_bytes:
+            shards[tar.path.name] = tar.close()
+            tar = None
+        tar = tar or tars.Writer(directory / f"{name}-{len(shards):05d}.tar")
+        offset = tar.add(example.key, example.ext, example.image, example.labels)
+        rows.append(_row(example) | {"shard": tar.path.name, "offset": offset})
     if tar is not None:
-        tar.close()
-    _write_index(directory, rows, class_names)
+        shards[tar.path.name] = tar.close()
+    write_index(directory, pa.Table.from_pylist(rows, schema=COLUMNS), {"class_names": class_names}, shards=shards)
 
 
 class Shards:
     """Random access to the images of a directory written by `write`, or to the part that another index names.
 
-    Cheap to pickle: file descriptors are opened on first use in each process.
+    Cheap to pickle, without open files; may be shared by threads.
     """
 
-    def __init__(self, directory: Path, index: Path | None = None, *, splits: tuple[str, ...] = ()) -> None:
-        """All rows, or those of `splits` in that order; raises BadShard if manifest, index or a shard is missing."""
-        self.directory = directory
-        for path in (directory / MANIFEST, index or directory / INDEX):
-            if not path.is_file():
-                raise BadShard(f"{path} is missing: {directory} is no complete set of shards")
-        self.class_names: list[str] = json.loads((directory / MANIFEST).read_text())["class_names"]
-        table = pq.read_table(index or directory / INDEX)
-        if splits:
-            table = pa.concat_tables([table.filter(pc.field("split") == split) for split in splits])
-        self.table = table
-        self.keys: list[str] = table["key"].to_pylist()
-        self.labels: Ints = table["label"].to_numpy().astype(np.int64)
+    def __init__(
+        self,
+        directory: Path | Store,
+        index: Path | None = None,
+        *,
+        splits: tuple[str, ...] = (),
+        open_store: Callable[[str], Store] | None = None,
+    ) -> None:
+        """All rows, or those of `splits` in that order; raises BadShard if manifest, index or a shard is missing.
+
+        `open_store` opens the manifest's `location` where that is no local path.
+        """
+        self.home = as_store(directory)
+        self._index, self._splits = index, splits
+        manifest = read_manifest(self.home)
+        self.class_names: list[str] = manifest["class_names"]
+        self.multi_label = bool(manifest.get("multi_label"))
+        self.digest: str = manifest["digest"]
+        self.store = _shard_store(self.home, manifest["location"], open_store)
+        if manifest["shards"]:
+            self.store.expect({name: shard["sha256"] for name, shard in manifest["shards"].items()})
+        table = self._columns(_READ_OFTEN)
+        self.labels: Ints = table["label"].to_numpy().astype(np.int64)  # the first of each image
         self._offsets, self._lengths = table["offset"].to_numpy(), table["length"].to_numpy()
-        self._shards: list[str] = table["shard"].to_pylist()
-        for shard in sorted(set(self._shards)):
-            if not (directory / shard).is_file():
-                raise BadShard(f"{directory / shard} is missing, but the index names it")
+        shards = table["shard"].combine_chunks().dictionary_encode()
+        self.shard_names: list[str] = shards.dictionary.to_pylist()
+        self.shard_numbers: Ints = shards.indices.to_numpy()  # of each row, into shard_names
+        missing = sorted(set(self.shard_names) - _existing(self.store)) if self.shard_names else []
+        if missing:
+            raise BadShard(f"{self.store.uri}/{missing[0]} is missing, but the index names it")
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.labels)
 
-    def read(self, row: int) -> bytes:
-        """The encoded image of a row; raises BadShard if the shard is shorter than the index says."""
-        descriptor = self._descriptor(self._shards[row])
-        data = os.pread(descriptor, int(self._lengths[row]), int(self._offsets[row]))
-        if len(data) != self._lengths[row]:
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """All columns of the index, loaded when first asked for."""
+        return self._columns(None)
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        return self._columns(["split", "key"])["key"].to_pylist()
+
+    @functools.cached_property
+    def label_sets(self) -> list[tuple[int, ...]]:
+        """All labels of each image."""
+        return [tuple(labels) for labels in self._columns(["split", "labels"])["labels"].to_pylist()]
+
+    @property
+    def shard_sizes(self) -> Ints:
+        """How many consecutive rows lie in one shard, int64 [runs]: what a streaming order permutes."""
+        starts = np.flatnonzero(np.diff(self.shard_numbers, prepend=-1))
+        return np.diff(starts, append=len(self))
+
+    @property
+    def uri(self) -> str:
+        """Where index and manifest are."""
+        return self.home.uri
+
+    def shard_of(self, row: int) -> str:
+        """Name of the shard that holds a row."""
+        return self.shard_names[int(self.shard_numbers[row])]
+
+    def prefetch(self, rows: Iterable[int]) -> None:
+        """Hint that these rows will be read soon, in this order."""
+        self.store.prefetch(list(dict.fromkeys(self.shard_of(row) for row in rows)))
+
+    def read(self, row: int, *, verify: bool | None = None) -> bytes:
+        """The encoded image of a row. Its SHA-256 is compared if `verify`, by default if the shards are remote.
+
+        Raises BadShard naming shard and key if the bytes are not those of the index.
+        """
+        data = self._bytes(row)
+        wanted = not isinstance(self.store, LocalStore) if verify is None else verify
+        if wanted and hashlib.sha256(data).hexdigest() != self._sha256s[row].as_py():
             raise BadShard(
-                f"{self.directory / self._shards[row]} ends before image {self.keys[row]}: the shard is truncated"
+                f"{self.store.uri}/{self.shard_of(row)}: image {self.keys[row]} is damaged (its SHA-256 differs); "
+                "get the shard again, or empty the cache if it is remote"
             )
         return data
 
@@ -136,83 +180,63 @@ class Shards:
         try:
             return decode(self.read(row))
         except UnreadableImage as error:
-            raise UnreadableImage(f"image {self.keys[row]} in {self.directory / self._shards[row]}: {error}") from error
+            where = f"{self.store.uri}/{self.shard_of(row)}"
+            raise UnreadableImage(f"image {self.keys[row]} in {where}: {error}") from error
 
-    def _descriptor(self, shard: str) -> int:
-        if shard not in self._descriptors:
-            self._descriptors[shard] = os.open(self.directory / shard, os.O_RDONLY)
-        return self._descriptors[shard]
+    @functools.cached_property
+    def _sha256s(self) -> Any:
+        return self._columns(["split", "sha256"])["sha256"]
 
-    @cached_property
-    def _descriptors(self) -> dict[str, int]:
-        return {}
+    def _bytes(self, row: int) -> bytes:
+        shard = self.shard_of(row)
+        try:
+            data = self.store.read(shard, int(self._offsets[row]), int(self._lengths[row]))
+        except FileNotFoundError as error:
+            raise BadShard(f"{self.store.uri}/{shard} with image {self.keys[row]} has vanished") from error
+        if len(data) != self._lengths[row]:
+            raise BadShard(f"{self.store.uri}/{shard} ends before image {self.keys[row]}: the shard is truncated")
+        return data
+
+    def _columns(self, names: list[str] | None) -> pa.Table:
+        table = pq.read_table(self._index, columns=names) if self._index else read_index(self.home, names)
+        if self._splits:
+            table = pa.concat_tables([table.filter(pc.field("split") == split) for split in self._splits])
+        return table
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_descriptors"}
-
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_descriptors", {}).values():
-            os.close(descriptor)
+        lazy = ("table", "keys", "label_sets", "_sha256s")
+        return {name: value for name, value in self.__dict__.items() if name not in lazy}
 
 
-def decode(data: bytes) -> Image.Image:
-    """Decode an image to RGB; raises UnreadableImage with the decoder's reason."""
+def _existing(store: Store) -> set[str]:
     try:
-        image = Image.open(io.BytesIO(data))
-        return image.convert("RGB")
-    except Image.UnidentifiedImageError as error:  # its text holds a memory address, which differs in every run
-        raise UnreadableImage("cannot be decoded (no known image format)") from error
-    except Exception as error:  # on damaged bytes a decoder may raise anything
-        raise UnreadableImage(f"cannot be decoded ({error})") from error
+        return set(store.names(".tar"))
+    except FileNotFoundError:
+        return set()
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """PNG bytes of uint8 pixels [H, W, 3]; the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def png_example(key: str, split: str, label: int, pixels: Pixels) -> Example:
-    """An Example from uint8 pixels [H, W, 3]."""
-    height, width = pixels.shape[:2]
-    return Example(key=key, split=split, label=label, image=encode_png(pixels), ext="png", width=width, height=height)
+def _shard_store(home: Store, location: str | None, open_store: Callable[[str], Store] | None) -> Store:
+    if location is None:
+        return home
+    if open_store is not None:
+        return open_store(location)
+    if "://" in location:
+        raise BadShard(f"the shards of {home.uri} lie at {location}: pass open_store, see flows.adapters.storage.open")
+    return LocalStore(Path(location))
 
 
 def _check(example: Example, num_classes: int) -> None:
     if "." in example.key or "/" in example.key:
         raise ValueError(f"key {example.key!r} must not contain dots or slashes: webdataset splits names there")
-    if not 0 <= example.label < num_classes:
-        raise ValueError(f"image {example.key} has label {example.label}, but there are {num_classes} class names")
+    for label in example.labels:
+        if not 0 <= label < num_classes:
+            raise ValueError(f"image {example.key} has label {label}, but there are {num_classes} class names")
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append a member with constant metadata; returns the offset of its first data byte."""
-    member = tarfile.TarInfo(name)  # mtime, uid and gid 0: the same input gives the same bytes
-    member.size = len(data)
-    offset = tar.offset + tarfile.BLOCKSIZE  # a USTAR header is one block
-    tar.addfile(member, io.BytesIO(data))
-    return offset
-
-
-def _write_index(directory: Path, rows: list[dict[str, Any]], class_names: list[str]) -> None:
-    repeated = [key for key, count in Counter(row["key"] for row in rows).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{len(repeated)} keys appear more than once, first {repeated[0]}")
-    table = pa.Table.from_pylist(rows, schema=COLUMNS)
-    pq.write_table(table, directory / INDEX)
-    counts = Counter(str(row["split"]) for row in rows)
-    digest = hashlib.sha256(
-        "\n".join(f"{row['key']} {row['label']} {row['sha256']}" for row in rows).encode()
-    ).hexdigest()
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "class_names": class_names,
-        "num_images": len(rows),
-        "splits": dict(sorted(counts.items())),
-        "digest": digest,
-    }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+def _row(example: Example) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(example, name) for name in ("key", "split", "label", "ext", "width", "height")}
+    row |= {"labels": list(example.labels), "length": len(example.image), "sha256": _sha256(example.image)}
+    return row | {"source_key": example.key, "notes": ""}
 
 
 def _sha256(data: bytes) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
@@ -127,8 +127,8 @@ def lost_labels(table: pa.Table, kept: pa.Table) -> list[int]:
 
 
 def _train_labels(table: pa.Table) -> set[int]:
-    labels: list[int] = np.asarray(table["label"])[np.asarray(table["split"]) == "train"].tolist()
-    return set(labels)
+    several: list[list[int]] = table.filter(pc.field("split") == "train")["labels"].to_pylist()
+    return {label for labels in several for label in labels}
 
 
 def _of(pairs: Iterable[Pair], tier: str) -> list[Pair]:

@@ -66,7 +66,7 @@ def transfer(model: Model, task: Path, config: TransferConfig) -> Score:
         log=lambda step, metrics: logger.debug("%s step %d: %s", task.name, step, metrics),
         save=lambda state: None,
     )
-    top1 = accuracy(model, test, resolution=config.resolution)
+    top1 = accuracy(model, test, resolution=config.resolution, view=config.augment.evaluation)
     chance = float(np.bincount(test.labels).max() / len(test))
     return Score(top1=top1, chance=chance, num_test=len(test))
 

@@ -1,5 +1,6 @@
 """Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -8,11 +9,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vit.data.augment import AugmentConfig
-from vit.data.loader import evaluation_batches, training_batches
+from vit.data.augment import AugmentConfig, View
+from vit.data.loader import Stream, evaluation_batches, training_batches
 from vit.data.shards import Shards
 from vit.training import checkpoint
-from vit.training.distributed import device, from_rank_0, rank, sum_over_ranks, unwrap, world_size, wrap
+from vit.training.distributed import (
+    device,
+    from_rank_0,
+    mean_over_ranks,
+    rank,
+    sum_over_ranks,
+    unwrap,
+    world_size,
+    wrap,
+)
 from vit.training.loop import TrainConfig, train
 from vit.training.loss import top1
 
@@ -34,7 +44,8 @@ def fit(
 ) -> nn.Module:
     """Train in place from the newest valid checkpoint in `checkpoints` on; returns the unwrapped model.
 
-    Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`.
+    Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`, where
+    `train/data_wait_fraction` is the part of the time that the devices, on average, waited for data.
     """
     model = wrap(model.to(device()))
     # Every rank must go on from the same step, so rank 0 chooses and the others follow.
@@ -45,44 +56,56 @@ def fit(
     if step and rank() == 0:
         report(step, {"train/resumed_from_step": float(step)})
 
+    stream = training_batches(
+        shards,
+        first_step=step,
+        seed=config.train.seed,
+        resolution=config.resolution,
+        config=config.augment,
+        batch_size=config.train.batch_size,
+    )
+    waited = _waited_fraction(stream)
+
     def log(step: int, metrics: dict[str, float]) -> None:
+        fraction = mean_over_ranks(torch.tensor(waited(), device=device())).item()
         if rank() == 0:
-            report(step, metrics)
+            report(step, metrics | {"train/data_wait_fraction": fraction})
 
     def save(state: checkpoint.State) -> None:
         if rank() == 0:
             checkpoint.save(checkpoints, state, fingerprint=fingerprint)
 
-    train(
-        model,
-        lambda first: training_batches(
-            shards,
-            first_step=first,
-            seed=config.train.seed,
-            resolution=config.resolution,
-            config=config.augment,
-            batch_size=config.train.batch_size,
-        ),
-        config.train,
-        state=newest,
-        log=log,
-        save=save,
-    )
+    with contextlib.closing(stream):
+        train(model, lambda _: stream, config.train, state=newest, log=log, save=save)
     return unwrap(model)
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, shards: Shards, *, resolution: int) -> float:
+def accuracy(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> float:
     """Top-1 over all images of the shards, shared out over the ranks."""
     model.eval()
     correct = sum(
         top1(model(images), labels)
         for images, labels in evaluation_batches(
-            shards, range(rank(), len(shards), world_size()), resolution=resolution
+            shards, range(rank(), len(shards), world_size()), resolution=resolution, view=view
         )
     )
     total = sum_over_ranks(torch.tensor([float(correct)], dtype=torch.float64))
     return total.item() / len(shards)
+
+
+def _waited_fraction(stream: Stream) -> Callable[[], float]:
+    """A function that says for which part of the time since its last call the stream had its device wait."""
+    clock, before = time.perf_counter(), 0.0
+
+    def fraction() -> float:
+        nonlocal clock, before
+        now, waited = time.perf_counter(), stream.waited
+        share = (waited - before) / (now - clock)
+        clock, before = now, waited
+        return share
+
+    return fraction
 
 
 def timed(report: Report, steps: int) -> Report:

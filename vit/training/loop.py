@@ -58,8 +58,8 @@ def train(
 ) -> None:
     """Run `config.steps` updates in place, going on after `state` if given.
 
-    `batches(step)` yields this rank's (images B 3 R R, labels B) from update `step` on. `log` gets the mean
-    loss of the last interval over all ranks, `save` the whole state; both are called on every rank at the same steps.
+    `batches(step)` yields this rank's (images B 3 R R, labels B or targets B C) from update `step` on. `log` gets the
+    mean loss of the last interval over all ranks, `save` the whole state; every rank calls both at the same steps.
     Raises FloatingPointError when the loss is not finite.
     """
     optimizer = make_optimizer(model, config.optimizer, weight_decay=config.weight_decay)

@@ -1,4 +1,4 @@
-"""Classification losses: B logits x classes and integer labels to a scalar."""
+"""Classification losses: logits B C and labels B, or soft targets B C, to a scalar."""
 
 from typing import Literal
 
@@ -10,10 +10,13 @@ Loss = Literal["sigmoid", "softmax"]
 
 
 def classification_loss(logits: Tensor, labels: Tensor, kind: Loss) -> Tensor:
-    """Mean over the batch. Softmax at transfer; sigmoid, summed over classes, at pre-training (VT#34, UB)."""
+    """Mean over the batch. Softmax at transfer; sigmoid, summed over classes, at pre-training (VT#34, UB).
+
+    Targets B C hold a weight for each class: of mixed images, or ones for each of an image's labels.
+    """
     if kind == "softmax":
         return F.cross_entropy(logits, labels)
-    targets = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    targets = (labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
 
 

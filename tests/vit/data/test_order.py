@@ -1,11 +1,25 @@
 """The sample order: every example once per epoch, whoever shares the work; and TFDS's order of splits."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vit.data.order import batch_ids, hash64, permutation
+from vit.data.order import (
+    Order,
+    OrderConfig,
+    balanced,
+    batch,
+    batch_ids,
+    epoch_ids,
+    hash64,
+    permutation,
+    samples_at,
+    two_level,
+)
 from vit.data.split import rank_key, rank_order, train_or_val
 
 
@@ -56,6 +70,126 @@ def test_unequal_shares_are_refused() -> None:
         ValueError, match="batch of 10 cannot be split over 4 workers; nearest batch sizes are 8 and 12"
     ):
         batch_ids(0, seed=0, size=100, batch_size=10, world_size=4)
+
+
+def corpus_order(
+    shard_sizes: tuple[int, ...] = (7, 1, 12, 5, 12),
+    *,
+    seed: int = 0,
+    window: int = 0,
+    repeats: int = 1,
+    balance: float = 0,
+) -> Order:
+    """Classes of 1, 2, 3, … images, one after the other."""
+    size = sum(shard_sizes)
+    labels = np.repeat(np.arange(size), np.arange(1, size + 1))[:size]
+    return Order(
+        seed=seed,
+        config=OrderConfig(window=window, repeats=repeats, balance=balance),
+        labels=labels,
+        shard_sizes=np.array(shard_sizes),
+    )
+
+
+orders = st.builds(
+    corpus_order,
+    st.lists(st.integers(1, 9), min_size=1, max_size=6).map(tuple),
+    seed=st.integers(0, 2**40),
+    window=st.sampled_from([0, 1, 3, 8, 100]),
+    repeats=st.sampled_from([1, 2, 3]),
+    balance=st.sampled_from([0.0, 0.5, 1.0]),
+)
+
+
+@given(order=orders, share=st.integers(1, 3), step=st.integers(0, 30))
+def test_any_number_of_workers_sees_the_ids_of_one(order: Order, share: int, step: int) -> None:
+    batch_size = 24 * share
+    alone = batch(order, step, batch_size=batch_size)
+    for world_size in (1, 2, 3, 4, 8):
+        parts = [batch(order, step, batch_size=batch_size, rank=r, world_size=world_size) for r in range(world_size)]
+        for column, whole in zip(zip(*parts, strict=True), alone, strict=True):
+            assert np.concatenate(column).tolist() == whole.tolist()
+
+
+@given(order=orders, batch_size=st.integers(1, 40), stop=st.integers(0, 20), more=st.integers(1, 5))
+def test_any_stop_goes_on_where_it_was(order: Order, batch_size: int, stop: int, more: int) -> None:
+    through = np.concatenate([batch(order, step, batch_size=batch_size).ids for step in range(stop + more)])
+    fresh = dataclasses.replace(order)  # as after a restart: nothing remembered
+    resumed = np.concatenate([batch(fresh, step, batch_size=batch_size).ids for step in range(stop, stop + more)])
+    assert through[stop * batch_size :].tolist() == resumed.tolist()
+
+
+@given(order=orders, epoch=st.integers(0, 5))
+def test_an_epoch_shows_each_id_as_often_as_stated(order: Order, epoch: int) -> None:
+    samples = samples_at(order, np.arange(order.length) + epoch * order.length)
+    assert set(samples.epochs.tolist()) == {epoch}
+    assert samples.positions.tolist() == list(range(order.length))
+    assert len(samples.ids) == len(order.labels) * order.config.repeats
+    times = np.bincount(samples.ids, minlength=len(order.labels))
+    if not order.config.balance:
+        assert set(times.tolist()) == {order.config.repeats}
+    repeated = samples.ids.reshape(-1, order.config.repeats)
+    assert (repeated == repeated[:, :1]).all()
+
+
+def test_options_leave_the_plain_order_as_it_is() -> None:
+    order = corpus_order(seed=3)
+    for step in range(8):
+        ids, epochs = batch_ids(step, seed=3, size=37, batch_size=16)
+        samples = batch(order, step, batch_size=16)
+        assert (samples.ids.tolist(), samples.epochs.tolist()) == (ids.tolist(), epochs.tolist())
+
+
+def test_streaming_orders_differ_by_seed_and_epoch() -> None:
+    found = {tuple(two_level(seed, epoch, np.full(10, 6), 12).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(found) == 9
+    assert two_level(1, 2, np.array([3, 2, 4]), 4).tolist() == [3, 0, 8, 4, 6, 2, 5, 1, 7]
+
+
+def test_streaming_needs_few_shards_at_a_time() -> None:
+    sizes, window = np.full(50, 20), 60
+    shard_of = np.repeat(np.arange(50), 20)
+    ids = two_level(0, 0, sizes, window)
+    for start in range(0, 1000 - window, window // 2):
+        assert len(set(shard_of[ids[start : start + window]].tolist())) <= 2 * window // 20 + 2
+    # ... and mixes them: neighbours in the order are seldom neighbours in a shard
+    assert np.mean(np.abs(np.diff(ids)) == 1) < 0.05
+
+
+@pytest.mark.parametrize("window", [0, 8])
+def test_every_place_is_equally_likely(window: int) -> None:
+    """Chi-square over where each of 32 ids falls in 1,000 epochs; a fixed seed, so it cannot fail by chance."""
+    order = corpus_order((8, 8, 8, 8), seed=5, window=window)
+    places = np.stack([np.argsort(epoch_ids(order, epoch)) for epoch in range(1000)])  # [epoch, id]
+    expected = 1000 / 32
+    for example in range(32):
+        counts = np.bincount(places[:, example], minlength=32)
+        assert ((counts - expected) ** 2 / expected).sum() < 75  # 31 degrees of freedom: p < 1e-4 above 71
+
+
+def test_balance_evens_out_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [80, 15, 5])
+    shares = [np.bincount(labels[balanced(0, 0, labels, balance)]).tolist() for balance in (0.0, 0.5, 1.0)]
+    assert shares == [[80, 15, 5], [59, 26, 15], [34, 33, 33]]
+    shown = np.bincount(np.concatenate([balanced(0, epoch, labels, 1.0) for epoch in range(20)]), minlength=100)
+    for label in range(3):
+        assert np.ptp(shown[labels == label]) <= 1
+
+
+def test_balance_needs_labels() -> None:
+    with pytest.raises(ValueError, match="balance needs a label for every image"):
+        Order(
+            seed=0,
+            config=OrderConfig(window=0, repeats=1, balance=1.0),
+            labels=np.array([0, -1]),
+            shard_sizes=np.array([2]),
+        )
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", -1), ("repeats", 0), ("balance", 1.5)])
+def test_bad_order_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} {value} must be"):
+        OrderConfig(**({"window": 0, "repeats": 1, "balance": 0.0} | {name: value}))
 
 
 def test_cifar100_splits_are_tfds() -> None:

@@ -153,7 +153,7 @@ def test_chunks_and_threads_change_nothing() -> None:
 
 
 def test_a_chunk_without_a_readable_image_finds_nothing(tmp_path: Path) -> None:
-    broken = shards.Example(key="a", split="train", label=0, image=b"no image", ext="png", width=1, height=1)
+    broken = shards.Example(key="a", split="train", labels=(0,), image=b"no image", ext="png", width=1, height=1)
     shards.write(tmp_path, [broken], name="corpus", class_names=["one"])
     chunk = prints.take(shards.Shards(tmp_path), [0], 2)
     assert chunk.unreadable == {0: "cannot be decoded (no known image format)"}

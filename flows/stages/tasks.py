@@ -1,0 +1,70 @@
+"""The tasks that a model is judged by: mini-VTAB, drawn here, or VTAB-1k from the data that a directory holds."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.stages import output
+from vit.data import datasets, shards
+from vit.data.datasets import noah, vtab
+from vit.data.datasets.download import present
+from vit.data.record import Source
+from vit.data.synthetic import mini_vtab
+from vit.data.writing import Map, write_source
+
+LIST = "tasks.json"
+MIXED = "mixed"  # families of data that must not be compared, in one suite
+logger = logging.getLogger("vitflow.prepare")
+
+
+def write(directory: Path, location: str | None, *, map: Map) -> None:
+    """A set of shards for each task and their list; mini-VTAB if `location` is None.
+
+    Else `location` holds the archives of VTAB's data sets, together or in folders named after them, or the folders
+    that NOAH's script writes. Tasks without data are left out with a warning. Raises ValueError if there are none, or
+    if the data of one are not what was published.
+    """
+    if location is None:
+        write_mini(directory)
+        return
+    listed: list[dict[str, Any]] = []
+    for source in _sources(Path(location).expanduser().absolute()):
+        task = vtab.named(source.name.removesuffix("-noncanonical"))
+        # A test set is whole or no test set; nothing is cut, so the fraction is never used.
+        write_source(
+            directory.absolute() / task.name, source, name=task.name, max_reject_share=0, val_fraction=0.5, map=map
+        )
+        row = {"name": task.name, "group": task.group, "num_classes": task.num_classes}
+        listed.append(row | {"family": source.family, "source": source.name})
+    if not listed:
+        raise ValueError(f"{location} has neither archives of VTAB's data sets nor NOAH's folders; see docs/data.md")
+    missing = [name for name in vtab.TASKS if name not in {task["name"] for task in listed}]
+    if missing:
+        logger.warning("%s has no data for %d of VTAB's tasks: %s", location, len(missing), ", ".join(missing))
+    families = {task["family"] for task in listed}
+    _write_list(directory, families.pop() if len(families) == 1 else MIXED, listed)
+
+
+def write_mini(directory: Path) -> dict[str, list[shards.Example]]:
+    """The ten tasks of mini-VTAB and their list; returns the test examples by task."""
+    tests = {task.name: mini_vtab.write(task, directory / task.name) for task in mini_vtab.TASKS}
+    listed = [{"name": task.name, "group": task.group, "num_classes": task.num_classes} for task in mini_vtab.TASKS]
+    _write_list(directory, mini_vtab.FAMILY, listed)
+    return tests
+
+
+def _sources(place: Path) -> Iterator[Source]:
+    """VTAB-1k's splits of the tasks whose data are there."""
+    if not place.is_dir():
+        raise ValueError(f"{place} is no directory; `tasks` must name one with VTAB's data, or be null")
+    if names := noah.tasks(place):
+        yield from (noah.noah(place, name) for name in names)
+        return
+    for task in vtab.TASKS.values():
+        if any(present(below, archive) for archive in task.archives for below in (place, place / task.folder)):
+            yield datasets.load(f"vtab/{task.name}", place, splits=vtab.SPLITS)
+
+
+def _write_list(directory: Path, family: str, listed: list[dict[str, Any]]) -> None:
+    output.write_json(directory / LIST, {"family": family, "tasks": listed})

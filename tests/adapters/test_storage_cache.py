@@ -1,0 +1,358 @@
+"""The cache of files that processes of a node share: whole, checked, limited, and never torn from a reader."""
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from flows.adapters import file_cache
+from flows.adapters.file_cache import CacheFull, FileCache, Held, Wanted
+from flows.adapters.prefetch import Prefetcher
+from tests.s3.stores import bytes_on_disk
+from vit.data.store import CorruptFile, StoreUnavailable
+
+FORK = multiprocessing.get_context("fork")
+SIZE = 1000
+
+
+def data_of(name: str) -> bytes:
+    return random.Random(name).randbytes(SIZE)
+
+
+def sha256_of(name: str) -> str:
+    return hashlib.sha256(data_of(name)).hexdigest()
+
+
+def get(cache: FileCache, name: str, data: bytes | None = None, fetched: list[str] | None = None) -> Held:
+    def write(file: BinaryIO) -> str:
+        if fetched is not None:
+            fetched.append(name)
+        file.write(sent := data_of(name) if data is None else data)
+        return hashlib.sha256(sent).hexdigest()
+
+    return cache.get(Wanted(source=name, sha256=sha256_of(name)), lambda: SIZE, write)
+
+
+def files(cache: FileCache) -> set[str]:
+    """The names of sources that are there, by the end of their entries."""
+    return {path.name.split("-", 1)[1] for path in (cache.directory / "files").iterdir()}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "cache", 3 * SIZE)
+
+
+def test_a_file_is_fetched_once(cache: FileCache) -> None:
+    fetched: list[str] = []
+    assert get(cache, "a", fetched=fetched).read(10, 20) == data_of("a")[10:30]
+    again = get(FileCache(cache.directory, cache.limit), "a", fetched=fetched)
+    assert again.path.read_bytes() == data_of("a")
+    assert fetched == ["a"]
+
+
+def flip(path: Path) -> None:
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[SIZE // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, SIZE // 2)
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(data_of("something else"))
+
+
+@pytest.mark.parametrize("damage", [flip, cut, replace], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("held", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("with_stamp", [True, False], ids=["stamp", "no stamp"])
+def test_a_damaged_file_is_fetched_again(
+    cache: FileCache, damage: Callable[[Path], None], held: bool, with_stamp: bool
+) -> None:
+    fetched: list[str] = []
+    first: Held | None = get(cache, "a", fetched=fetched)
+    path = first.path
+    path.chmod(0o644)
+    damage(path)
+    assert not first.is_untouched()
+    if not held:
+        first = None
+    if not with_stamp:
+        next((cache.directory / "stamps").iterdir()).unlink()
+    assert get(cache, "a", fetched=fetched).read() == data_of("a")
+    assert fetched == ["a", "a"]
+    assert (first is not None) == held
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "null", "[]", '{"identity": 1}', "\0"])
+def test_a_damaged_stamp_costs_a_hash_and_no_fetch(cache: FileCache, garbage: str) -> None:
+    fetched: list[str] = []
+    get(cache, "a", fetched=fetched)
+    next((cache.directory / "stamps").iterdir()).write_text(garbage)
+    assert get(cache, "a", fetched=fetched).read() == data_of("a")
+    assert fetched == ["a"]
+
+
+def test_hashed_once_for_all_processes_and_again_after_a_restart(
+    cache: FileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get(cache, "a")
+    hashed: list[object] = []
+    original = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashed.append(file) or original(file, name))
+    get(cache, "a")
+    assert not hashed
+    monkeypatch.setattr(file_cache, "_boot", lambda: "another")
+    get(cache, "a")
+    get(cache, "a")
+    assert len(hashed) == 1
+
+
+def test_what_keeps_arriving_wrong_is_never_kept(cache: FileCache) -> None:
+    fetched: list[str] = []
+    with pytest.raises(CorruptFile, match=r"a has SHA-256 .* expected; it was fetched 3 times"):
+        get(cache, "a", b"x" * SIZE, fetched)
+    assert len(fetched) == 3
+    assert bytes_on_disk(cache.directory) == 0
+    assert get(cache, "a").read() == data_of("a")
+
+
+def test_without_a_digest_another_version_is_fetched_anew(cache: FileCache) -> None:
+    def ask(version: str, content: bytes) -> bytes:
+        def write(file: BinaryIO) -> str:
+            file.write(content)
+            return hashlib.sha256(content).hexdigest()
+
+        return cache.get(Wanted(source="a", sha256=None, version=version), lambda: len(content), write).read()
+
+    assert ask("1", b"old") == b"old"
+    assert ask("1", b"not asked for") == b"old"
+    assert ask("2", b"newer") == b"newer"
+
+
+def test_the_least_recently_used_goes_first(cache: FileCache) -> None:
+    for name in ("a", "b", "c", "a", "d"):
+        get(cache, name)
+    assert files(cache) == {"a", "c", "d"}
+    get(cache, "e")
+    assert files(cache) == {"a", "d", "e"}
+    assert bytes_on_disk(cache.directory) == cache.limit
+
+
+def test_what_is_held_is_not_evicted(cache: FileCache) -> None:
+    oldest = get(cache, "a")
+    for name in "bcdefg":
+        get(cache, name)
+    assert files(cache) == {"a", "f", "g"}
+    held = [oldest, get(cache, "f"), get(cache, "g")]
+    with pytest.raises(CacheFull, match=r"b has 1000 bytes and does not fit .* 3000 bytes \(VITFLOW_CACHE_BYTES\)"):
+        get(cache, "b")
+    assert files(cache) == {"a", "f", "g"}
+    assert oldest.read() == data_of("a")
+    del held, oldest
+    get(cache, "b")
+    assert "b" in files(cache)
+
+
+def test_larger_than_the_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheFull, match="raise the limit"):
+        get(FileCache(tmp_path, SIZE - 1), "a")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache: FileCache) -> None:
+    def write(file: BinaryIO) -> str:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreUnavailable, match=r"the disk of the cache .* is full; free some space"):
+        cache.get(Wanted(source="a", sha256=None), lambda: SIZE, write)
+    assert bytes_on_disk(cache.directory) == 0
+
+
+def test_the_disk_keeps_some_space(cache: FileCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_cache, "HEADROOM", 1.0)
+    with pytest.raises(CacheFull, match="100% of its size stay so"):
+        get(cache, "a")
+
+
+def test_threads_never_exceed_the_limit(cache: FileCache) -> None:
+    most, wrong = [0], list[str]()
+
+    def work(seed: int) -> None:
+        source = random.Random(seed)
+        for _ in range(40):
+            name = source.choice("abcdefgh")
+            try:
+                if get(cache, name).read() != data_of(name):
+                    wrong.append(name)
+            except CacheFull:
+                pass
+            most[0] = max(most[0], bytes_on_disk(cache.directory))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert 2 * SIZE <= most[0] <= cache.limit
+
+
+def _fetch_and_tell(directory: Path, told: Path) -> None:
+    def write(file: BinaryIO) -> str:
+        with told.open("a") as log:
+            log.write("x")
+        time.sleep(0.2)
+        file.write(data_of("a"))
+        return sha256_of("a")
+
+    held = FileCache(directory, 10 * SIZE).get(Wanted(source="a", sha256=sha256_of("a")), lambda: SIZE, write)
+    assert held.read() == data_of("a")
+
+
+def test_of_many_processes_one_fetches(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    processes = [FORK.Process(target=_fetch_and_tell, args=(tmp_path / "cache", told)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    assert told.read_text() == "x"
+
+
+def _write_half_and_wait(directory: Path, reached: Path) -> None:
+    def write(file: BinaryIO) -> str:
+        file.write(data_of("a")[: SIZE // 2])
+        file.flush()
+        reached.touch()
+        time.sleep(60)
+        return sha256_of("a")
+
+    FileCache(directory, 2 * SIZE).get(Wanted(source="a", sha256=sha256_of("a")), lambda: SIZE, write)
+
+
+@pytest.mark.parametrize("next_file", ["a", "b"])
+def test_a_killed_writer_leaves_no_broken_entry(tmp_path: Path, next_file: str) -> None:
+    cache, reached = FileCache(tmp_path / "cache", 2 * SIZE), tmp_path / "reached"
+    process = FORK.Process(target=_write_half_and_wait, args=(cache.directory, reached))
+    process.start()
+    while not reached.exists():
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    assert files(cache) == set()
+    assert bytes_on_disk(cache.directory) == SIZE, "its part takes up room until it is needed"
+    held = get(cache, next_file)
+    assert held.read() == data_of(next_file)
+    other = get(cache, "c")
+    assert files(cache) == {next_file, "c"}
+    assert bytes_on_disk(cache.directory) == 2 * SIZE
+    del held, other
+
+
+def test_a_child_forked_in_the_middle_keeps_no_lock(cache: FileCache) -> None:
+    """A data loader forks workers while a background thread fetches; the workers live on."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write(file: BinaryIO) -> str:
+        writing.set()
+        go_on.wait(10)
+        file.write(data_of("a"))
+        return sha256_of("a")
+
+    fetch = threading.Thread(target=lambda: cache.get(Wanted(source="a", sha256=None), lambda: SIZE, write))
+    fetch.start()
+    writing.wait(10)
+    held = get(cache, "b")
+    child = FORK.Process(target=time.sleep, args=(30,))
+    child.start()
+    try:
+        go_on.set()
+        fetch.join(10)
+        del held
+        start = time.monotonic()
+        cache.get(Wanted(source="a", sha256=None, version="new"), lambda: SIZE, write)
+        for name in "cde":
+            get(cache, name)
+        assert files(cache) == {"c", "d", "e"}
+        assert time.monotonic() - start < 2
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_a_stopped_writer_is_named_after_a_while(cache: FileCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_cache, "PATIENCE", 0.2)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write(file: BinaryIO) -> str:
+        writing.set()
+        go_on.wait(10)
+        return ""
+
+    thread = threading.Thread(target=lambda: cache.get(Wanted(source="a", sha256=None), lambda: SIZE, write))
+    thread.start()
+    writing.wait(10)
+    with pytest.raises(StoreUnavailable, match=r"held the lock .* and written nothing of a; is it stopped"):
+        cache.get(Wanted(source="a", sha256=None), lambda: SIZE, write)
+    go_on.set()
+    thread.join()
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match=r"cannot be created .*; set VITFLOW_CACHE to"):
+        FileCache(tmp_path / "file" / "cache", 1)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_prefetch_keeps_the_order_and_a_bound() -> None:
+    fetched: list[str] = []
+    prefetcher = Prefetcher(fetched.append, lambda name: 10, ahead=30, threads=1)
+    prefetcher.request([*"abcdef", "a"])
+    wait_for(lambda: fetched == [*"abc"])
+    time.sleep(0.05)
+    assert fetched == [*"abc"]
+    prefetcher.used("a")
+    wait_for(lambda: fetched == [*"abcd"])
+    prefetcher.used("f")  # somebody was faster: not fetched any more
+    for name in "bcd":
+        prefetcher.used(name)
+    wait_for(lambda: fetched == [*"abcde"])
+    prefetcher.request(["x", "e"])
+    wait_for(lambda: fetched == [*"abcdex"])
+
+
+def test_prefetch_goes_on_after_an_error_and_allows_one_large_file() -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str) -> None:
+        fetched.append(name)
+        raise StoreUnavailable("planned")
+
+    prefetcher = Prefetcher(fetch, lambda name: 100, ahead=30, threads=2)
+    prefetcher.request("ab")
+    wait_for(lambda: len(fetched) == 1)
+    prefetcher.used(fetched[0])
+    wait_for(lambda: len(fetched) == 2)

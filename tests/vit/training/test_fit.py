@@ -1,0 +1,84 @@
+"""Fitting on shards: what is reported, and that a second sitting goes on where the first one stopped."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.networks import tiny_vit
+from tests.recipes import augmentation
+from vit.data.mixing import MixConfig
+from vit.data.shards import Shards, png_example, write
+from vit.models.vit import ViT
+from vit.training.fit import FitConfig, accuracy, fit
+from vit.training.loop import TrainConfig
+
+TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=1, mlp_dim=32)
+CONFIG = FitConfig(
+    resolution=8,
+    augment=augmentation(crop_area=0.5, flip=True, mix=MixConfig(mixup=0.3, cutmix=0.3, erasing=0.2)),
+    train=TrainConfig(
+        seed=1,
+        steps=6,
+        batch_size=8,
+        optimizer="adamw",
+        loss="softmax",
+        learning_rate=0.01,
+        decay="linear",
+        warmup_steps=1,
+        weight_decay=0.1,
+        grad_clip_norm=1.0,
+        log_every=2,
+        save_every=4,
+    ),
+)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Shards:
+    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (10, 9, 9, 3), dtype=np.uint8)
+    examples = [png_example(f"key-{i}", "train", i % 3, noise[i]) for i in range(10)]
+    write(tmp_path / "toy", examples, name="toy", class_names=["a", "b", "c"])
+    return Shards(tmp_path / "toy")
+
+
+def sit(shards: Shards, config: FitConfig, checkpoints: Path) -> tuple[torch.nn.Module, dict[int, dict[str, float]]]:
+    torch.manual_seed(0)
+    seen: dict[int, dict[str, float]] = {}
+    model = fit(
+        ViT(TINY, 3),
+        shards,
+        config,
+        checkpoints=checkpoints,
+        fingerprint="f",
+        report=lambda step, metrics: seen.setdefault(step, {}).update(metrics),
+    )
+    return model, seen
+
+
+def test_reports_the_share_of_time_spent_waiting_for_data(shards: Shards, tmp_path: Path) -> None:
+    model, seen = sit(shards, CONFIG, tmp_path / "checkpoints")
+    assert list(seen) == [2, 4, 6]
+    for metrics in seen.values():
+        assert 0 <= metrics["train/data_wait_fraction"] <= 1
+        assert np.isfinite(metrics["train/loss"])
+    assert 0 <= accuracy(model, shards, resolution=8, view="centre") <= 1
+
+
+def test_a_second_sitting_goes_on(shards: Shards, tmp_path: Path) -> None:
+    whole, _ = sit(shards, CONFIG, tmp_path / "whole")
+    # The schedule must be that of six steps, so the first sitting is one that died after its checkpoint.
+    _, seen = sit(shards, CONFIG, tmp_path / "parts")
+    for newest in sorted((tmp_path / "parts").iterdir())[1:]:
+        newest.rename(tmp_path / newest.name)
+    resumed, seen = sit(shards, CONFIG, tmp_path / "parts")
+    assert seen[4] == {"train/resumed_from_step": 4.0} and list(seen) == [4, 6]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_the_plain_recipe_has_hard_labels(shards: Shards, tmp_path: Path) -> None:
+    _, seen = sit(shards, dataclasses.replace(CONFIG, augment=augmentation()), tmp_path / "checkpoints")
+    assert list(seen) == [2, 4, 6]

@@ -97,6 +97,8 @@ def sentence(event: Progress) -> str:
         parts.append(f"loss {loss:.4g}")
     if (speed := metrics.pop("images_per_second", None)) is not None:
         parts.append(f"{speed:,.0f} images/s")
+    if (waited := metrics.pop("data_wait_fraction", None)) is not None and waited >= 0.05:
+        parts.append(f"{waited:.0%} of the time waiting for data")
     eta = metrics.pop("eta_seconds", None)
     metrics.pop("train/learning_rate", None)
     parts += [f"{name} {value:.4g}" for name, value in metrics.items()]

@@ -45,7 +45,7 @@ def fit(
     """Train in place from the newest valid checkpoint in `checkpoints` on; returns the unwrapped model.
 
     Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`, where
-    `train/data_wait_fraction` is the part of the time that the devices, on average, waited for data.
+    `data_wait_fraction` is the part of the time that the devices, on average, waited for data.
     """
     model = wrap(model.to(device()))
     # Every rank must go on from the same step, so rank 0 chooses and the others follow.
@@ -69,7 +69,7 @@ def fit(
     def log(step: int, metrics: dict[str, float]) -> None:
         fraction = mean_over_ranks(torch.tensor(waited(), device=device())).item()
         if rank() == 0:
-            report(step, metrics | {"train/data_wait_fraction": fraction})
+            report(step, metrics | {"data_wait_fraction": fraction})
 
     def save(state: checkpoint.State) -> None:
         if rank() == 0:

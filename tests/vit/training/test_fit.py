@@ -62,7 +62,7 @@ def test_reports_the_share_of_time_spent_waiting_for_data(shards: Shards, tmp_pa
     model, seen = sit(shards, CONFIG, tmp_path / "checkpoints")
     assert list(seen) == [2, 4, 6]
     for metrics in seen.values():
-        assert 0 <= metrics["train/data_wait_fraction"] <= 1
+        assert 0 <= metrics["data_wait_fraction"] <= 1
         assert np.isfinite(metrics["train/loss"])
     assert 0 <= accuracy(model, shards, resolution=8, view="centre") <= 1
 

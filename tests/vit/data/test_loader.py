@@ -181,8 +181,8 @@ def test_memory_stays_flat_over_20_epochs(shards: Shards) -> None:
             next(stream)
         used.append(psutil.Process().memory_info().rss)
     stream.close()
-    # Allocators go up and down by some MB; keeping one batch of each epoch would be 3 MB more each time.
-    assert np.median(used[-5:]) - np.median(used[3:8]) < 16_000_000
+    # An allocator takes some MB more now and then; keeping one batch of each epoch would be 3 MB more each time.
+    assert np.count_nonzero(np.diff(used[5:]) > 1_000_000) < 7
 
 
 def test_a_killed_trainer_takes_its_loader_with_it(shards: Shards, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench bench-data bench-models up pins clean
+.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models up pins clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ check: setup ## format, lint, types, floors
 format: setup ## rewrite the code as `check` wants it
 	ruff format .
 	ruff check --fix .
+
+deps: setup ## list each stage's code under its deps in dvc.yaml
+	python -m tests.closure
 
 bench: setup ## all benchmarks, as ratios
 	python -m benchmarks

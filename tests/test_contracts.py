@@ -27,7 +27,7 @@ def test_dvc_has_the_stages_of_the_pipeline() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_watches_exactly_the_code_that_a_stage_imports(stage: str) -> None:
     code = [dep for dep in DVC[stage]["do"]["deps"] if not dep.startswith("runs/")]
-    assert code == CLOSURES[stage], f"deps of {stage} in dvc.yaml must be: {CLOSURES[stage]}"
+    assert code == CLOSURES[stage], f"deps of {stage} in dvc.yaml must be: {CLOSURES[stage]} (make deps)"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -47,11 +47,7 @@ def rows(run: Run) -> list[Row]:
     table = [
         Row(what="images in", value=f"{dedup['images_in']:,}"),
         Row(what="duplicates of test images removed", value=f"{dedup['removed']:,}", note=found),
-        Row(
-            what="pre-training, top-1",
-            value=_percent(numbers["pretrain"]["val/top1"]),
-            note=f"{numbers['pretrain']['num_val']:,} validation images",
-        ),
+        _pretraining(numbers["pretrain"]),
         Row(
             what="fine-tuning, top-1",
             value=_percent(numbers["finetune"]["val/top1"]),
@@ -71,6 +67,14 @@ def rows(run: Run) -> list[Row]:
     )
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
     return table
+
+
+def _pretraining(metrics: dict[str, Any]) -> Row:
+    """What pre-training scored: with labels, or in guessing hidden patches."""
+    note = f"{metrics['num_val']:,} validation images"
+    if "val/top1" in metrics:
+        return Row(what="pre-training, top-1", value=_percent(metrics["val/top1"]), note=note)
+    return Row(what="pre-training, loss of hidden patches", value=f"{metrics['val/loss']:.3f}", note=note)
 
 
 def task_rows(run: Run) -> list[Row]:

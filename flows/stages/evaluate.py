@@ -13,8 +13,8 @@ from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
 from vit.evaluation.vtab import GROUPS, Score, TransferConfig, means, transfer, untrained
 from vit.models.weights.native import transfer as under_new_head
+from vit.training.config import TrainConfig
 from vit.training.distributed import device
-from vit.training.loop import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

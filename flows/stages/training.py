@@ -9,15 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow.csv import write_csv
+from torch import nn
 
 from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
 from vit.models.build import Model
+from vit.models.masked import MaskedPatchPrediction
 from vit.models.weights import native
+from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank
-from vit.training.fit import FitConfig, accuracy, fit, timed
+from vit.training.fit import FitConfig, fit, score, timed
 
 HISTORY = "history.jsonl"
 
@@ -27,7 +30,7 @@ class Job:
     """All that a worker needs, picklable."""
 
     stage: str
-    build: Callable[[int], Model]  # number of classes -> network to start from
+    build: Callable[[int], Model | MaskedPatchPrediction]  # number of classes -> network to start from
     images: Path  # of prepare
     kept: Path  # of deduplicate
     fit: FitConfig
@@ -81,17 +84,24 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         job.build(len(train.class_names)),
         train,
         job.fit,
-        checkpoints=job.scratch / "checkpoints",
-        fingerprint=job.fingerprint,
+        checkpoints=Checkpoints(directory=job.scratch / "checkpoints", fingerprint=job.fingerprint),
         report=record,
+        val=val,
     )
-    val_top1 = accuracy(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
+    validated = _validated(model, score(model, val, job.fit))
     if rank() == 0:
-        assert isinstance(model, Model)
-        metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
-        report(job.fit.train.steps, {"val/top1": val_top1})
-        _write_result(job, model, train.class_names, metrics)
+        report(job.fit.train.steps, validated)
+        numbers = validated | {"num_train": len(train), "num_val": len(val)}
+        masked = isinstance(model, MaskedPatchPrediction)
+        body, class_names = (model.vit, []) if masked else (model, train.class_names)
+        assert isinstance(body, Model)
+        _write_result(job, body, class_names, numbers)
     barrier()
+
+
+def _validated(model: nn.Module, found: float) -> dict[str, float]:
+    """A score under the name of what it is."""
+    return {"val/loss": -found} if isinstance(model, MaskedPatchPrediction) else {"val/top1": found}
 
 
 def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[str, Any]) -> None:
@@ -102,7 +112,9 @@ def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
-    training_curve(rows, f"{job.stage}: validation top-1 {metrics['val/top1']:.1%}", result / "curves.png")
+    top1 = metrics.get("val/top1")
+    title = f"validation loss {metrics['val/loss']:.4g}" if top1 is None else f"validation top-1 {top1:.1%}"
+    training_curve(rows, f"{job.stage}: {title}", result / "curves.png")
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

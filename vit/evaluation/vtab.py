@@ -15,8 +15,9 @@ from vit.data.augment import AugmentConfig
 from vit.data.loader import training_batches
 from vit.data.shards import Shards
 from vit.models.build import Model, build
+from vit.training.config import TrainConfig
 from vit.training.fit import accuracy
-from vit.training.loop import TrainConfig, train
+from vit.training.loop import train
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
 GROUPS = ("natural", "specialized", "structured")

@@ -23,11 +23,14 @@ def device() -> torch.device:
 
 def wrap(model: nn.Module) -> nn.Module:
     """The model as data-parallel replicas if there are several ranks."""
-    return DistributedDataParallel(model) if world_size() > 1 else model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if world_size() > 1 else model
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
+    """The network itself: inside replicas and behind the compiler."""
+    if isinstance(model, DistributedDataParallel):
+        model = cast("nn.Module", model.module)
+    return cast("nn.Module", getattr(model, "_orig_mod", model))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -33,6 +33,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     return cast("nn.Module", getattr(model, "_orig_mod", model))
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether each rank has but a part of every parameter (vit.training.sharded, whose import costs a second)."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be spread over the ranks, in one piece on each."""
+    return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_ranks(value) / world_size()
 

@@ -1,6 +1,7 @@
 """Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import time
@@ -20,10 +21,12 @@ from vit.training.distributed import (
     barrier,
     device,
     from_rank_0,
+    is_spread,
     mean_over_ranks,
     rank,
     sum_over_ranks,
     unwrap,
+    whole,
     world_size,
 )
 from vit.training.loop import Diverged, train
@@ -61,6 +64,7 @@ def fit(
     `data_wait_fraction` is the part of the time that the devices, on average, waited for data. `val` is what
     `validate_every` scores. Raises Preempted after SIGTERM, FloatingPointError if the training diverges.
     """
+    blank = copy.deepcopy(model).to("meta")  # spread parameters have no way back
     wrapped = place(model.to(device()), config.train)
     with preemption.listening(), Writer(checkpoints) as writer:
         run = _Run(wrapped, shards, val, config, checkpoints, report, writer)
@@ -68,7 +72,10 @@ def fit(
             pass
         writer.wait()
         run.take_best()
-    return unwrap(wrapped)
+    if not is_spread(wrapped):
+        return unwrap(wrapped)
+    blank.load_state_dict({name: whole(tensor) for name, tensor in wrapped.state_dict().items()}, assign=True)
+    return blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +146,11 @@ class _Run:
 
     def _load(self, step: int) -> State:
         path = self.checkpoints.directory / checkpoint.name(step)
-        return checkpoint.load(path, fingerprint=self.checkpoints.fingerprint)
+        if not is_spread(self.model) and (path / checkpoint.STATE).is_file():
+            return checkpoint.load(path, fingerprint=self.checkpoints.fingerprint)
+        from vit.training import sharded
+
+        return sharded.load(self.checkpoints, step, unwrap(self.model))
 
     def _batches(self, stream: Stream, first: int) -> Iterator[Batch | None]:
         """What the objective wants to know of each batch, None for those to leave out."""
@@ -162,7 +173,7 @@ class _Run:
         return log
 
     def _save(self, state: State) -> None:
-        if rank() == 0:
+        if rank() == 0 or is_spread(self.model):
             self.writer.save(state)
 
     def _validate(self) -> float:

@@ -18,22 +18,22 @@ from vit.models.build import Model
 from vit.models.masked import MaskedPatchPrediction
 from vit.models.vit import ViT
 from vit.training.config import TrainConfig
-from vit.training.distributed import wrap
+from vit.training.distributed import world_size, wrap
 
 
-def micro_batch(batch_size: int, world_size: int) -> int:
+def micro_batch(batch_size: int, workers: int) -> int:
     """Images per pass of one worker.
 
     Raises ValueError naming the nearest possible values if the workers cannot share the batch, or the passes not the
     share.
     """
-    if batch_size % world_size:
-        low = batch_size // world_size * world_size
-        near = " and ".join(str(size) for size in (low, low + world_size) if size)
+    if batch_size % workers:
+        low = batch_size // workers * workers
+        near = " and ".join(str(size) for size in (low, low + workers) if size)
         raise ValueError(
-            f"a global batch of {batch_size} cannot be split over {world_size} workers; nearest batch sizes are {near}"
+            f"a global batch of {batch_size} cannot be split over {workers} workers; nearest batch sizes are {near}"
         )
-    share = batch_size // world_size
+    share = batch_size // workers
     text = os.environ.get("VITFLOW_MICRO_BATCH", "")
     if not text:
         return share
@@ -45,7 +45,7 @@ def micro_batch(batch_size: int, world_size: int) -> int:
         low, high = max(s for s in possible if s < wanted), min(s for s in possible if s > wanted)
         raise ValueError(
             f"VITFLOW_MICRO_BATCH {wanted} does not divide the {share} images of a worker (batch {batch_size}, "
-            f"{world_size} workers); nearest are {low} and {high}"
+            f"{workers} workers); nearest are {low} and {high}"
         )
     return wanted
 
@@ -61,7 +61,7 @@ def is_on(switch: str) -> bool:
 def place(model: nn.Module, config: TrainConfig) -> nn.Module:
     """The model as this process trains it: with stochastic depth, recomputing, compiled and over the ranks, as asked.
 
-    Raises ValueError if the network cannot do what is asked of it.
+    Raises ValueError if the network cannot do what is asked of it, or the switches exclude each other.
     """
     body = model.vit if isinstance(model, MaskedPatchPrediction) else model
     if config.stochastic_depth and not isinstance(body, ViT):
@@ -70,5 +70,12 @@ def place(model: nn.Module, config: TrainConfig) -> nn.Module:
         body.set_stochastic_depth(config.stochastic_depth)
     if is_on("RECOMPUTE") and isinstance(body, Model):
         body.set_grad_checkpointing(True)
+    if is_on("SHARD") and is_on("COMPILE"):
+        raise ValueError("VITFLOW_SHARD and VITFLOW_COMPILE together are not supported: switch one of them off")
+    if is_on("SHARD") and world_size() > 1:
+        from vit.training.sharded import shard
+
+        shard(model)
+        return model
     network: Any = torch.compile(model) if is_on("COMPILE") else model
     return wrap(network)

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from vit.training.config import TrainConfig
+from vit.training.distributed import whole
 from vit.training.objective import Batch, Objective, split
 
 
@@ -38,8 +39,10 @@ def _clip(model: nn.Module, limit: float) -> Tensor:
     """Scale gradients to a global norm of at most `limit`, if that is not 0; returns the norm before."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if limit:
-        return nn.utils.clip_grad_norm_(parameters, limit)
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+    else:
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return whole(norm)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ class Writer:
         self.wait()
         if "best_step" in state.numbers:
             self.best_step = int(state.numbers["best_step"])
+        if _is_spread(state):
+            self._try(state)  # every rank has its part to write, and they must agree
+            return
         copied, ready = _copied(state)
         self._thread = threading.Thread(target=self._write, args=(copied, ready), name="checkpoint")
         self._thread.start()
@@ -60,7 +63,12 @@ class Writer:
 
     def _try(self, state: State) -> None:
         try:
-            checkpoint.save(self._checkpoints, state)
+            if _is_spread(state):
+                from vit.training import sharded
+
+                sharded.save(self._checkpoints, state)
+            else:
+                checkpoint.save(self._checkpoints, state)
         except Exception as error:  # safetensors has its own for a full disk
             logger.warning(
                 "the checkpoint of step %d could not be written to %s (%s); training goes on, and the next one is "
@@ -69,11 +77,15 @@ class Writer:
                 self._checkpoints.directory,
                 error,
             )
-            if state.step == self.best_step:
+            if state.step == self.best_step and not _is_spread(state):
                 self._unwritten_best = state
         else:
             if state is self._unwritten_best:
                 self._unwritten_best = None
+
+
+def _is_spread(state: State) -> bool:
+    return any(hasattr(tensor, "full_tensor") for tensor in state.tensors.values())
 
 
 def _copied(state: State) -> tuple[State, torch.cuda.Event | None]:

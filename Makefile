@@ -6,7 +6,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models up pins clean
+.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models bench-train up pins clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ bench: setup ## all benchmarks, as ratios
 
 bench-data: setup ## decoding and augmentation beside torchvision, webdataset and Ray Data, per core
 	python -m benchmarks.data
+
+bench-train: setup ## our training loop beside bare PyTorch, timm and Hugging Face's Trainer
+	python -m benchmarks.train
 
 bench-models: setup ## training steps and inference beside timm's and Hugging Face's same networks
 	python -m benchmarks.models

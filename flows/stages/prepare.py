@@ -14,7 +14,6 @@ from flows.stages.corpora import DATASET
 from flows.stages.spread import spread
 from vit.data import datasets, inspection
 from vit.data.index import read_manifest, refer_to
-from vit.data.record import with_val
 from vit.data.shards import Shards
 from vit.data.sources.labels import Columns
 from vit.data.synthetic import corpus, planted
@@ -89,14 +88,15 @@ def _write_mini(config: PrepareConfig, work: Path) -> None:
 def _write_corpus(config: PrepareConfig, directory: Path) -> None:
     location = str(config.location)
     rules: dict[str, Any] = {"max_reject_share": config.max_reject_share, "val_fraction": config.val_fraction}
+    rules |= {"needs_val": True, "map": spread}
     if config.source == "reference" and corpora.guess(location) == "shards":
         refer_to(directory, storage.open(location), corpora.absolute(location))
     elif config.source == "reference":
         source = corpora.open_source("webdataset", location, classes=config.classes)
-        refer(directory, with_val(source), corpora.absolute(location), map=spread, **rules)
+        refer(directory, source, corpora.absolute(location), **rules)
     else:
         source = corpora.open_source(config.source, location, columns=config.columns, classes=config.classes)
-        write_source(directory.absolute(), with_val(source), name="corpus", map=spread, **rules)
+        write_source(directory.absolute(), source, name="corpus", **rules)
     splits = read_manifest(directory)["splits"]
     if not {"train", "val"} <= set(splits):
         raise ValueError(f"{location} has splits {', '.join(splits)}, but training needs images in train and in val")

@@ -31,18 +31,21 @@ def rank_order(split: str, keys: Sequence[int | str]) -> Ints:
 def train_or_val(keys: Sequence[str], labels: Ints, *, val_fraction: float, salt: str) -> list[str]:
     """`train` or `val` for each key, cutting every class alike.
 
-    The first examples of each class in the MD5 order of `salt` are `val`: `val_fraction` of them, at least one if the
-    class has two, never all.
+    The first `num_val` examples of each class in the MD5 order of `salt` are `val`.
     """
     splits = ["train"] * len(keys)
     order = rank_order(salt, keys)
     order = order[np.argsort(labels[order], kind="stable")]
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        num_val = min(max(1, round(val_fraction * count)), count - 1)
-        for position in order[start : start + num_val].tolist():
+        for position in order[start : start + num_val(count, val_fraction)].tolist():
             splits[position] = "val"
     return splits
+
+
+def num_val(count: int, val_fraction: float) -> int:
+    """How many of the `count` images of a class are val: at least one if there are two, never all."""
+    return min(max(1, round(val_fraction * count)), count - 1)
 
 
 def _digest(split: str, key: int | str) -> bytes:

@@ -14,10 +14,11 @@ from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
+from vit.evaluation.metrics import score
 from vit.models.build import Model
 from vit.models.weights import native
 from vit.training.distributed import barrier, rank
-from vit.training.fit import FitConfig, accuracy, fit, timed
+from vit.training.fit import FitConfig, fit, timed
 
 HISTORY = "history.jsonl"
 
@@ -85,12 +86,12 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         fingerprint=job.fingerprint,
         report=record,
     )
-    val_top1 = accuracy(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
+    scores = score(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
     if rank() == 0:
         assert isinstance(model, Model)
-        metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
-        report(job.fit.train.steps, {"val/top1": val_top1})
-        _write_result(job, model, train.class_names, metrics)
+        found = {f"val/{name}": value for name, value in scores.items()}
+        report(job.fit.train.steps, found)
+        _write_result(job, model, train.class_names, found | {"num_train": len(train), "num_val": len(val)})
     barrier()
 
 
@@ -98,7 +99,8 @@ def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    native.save(result / output.MODEL, model, class_names=class_names)
+    view = job.fit.augment.evaluation
+    native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")

@@ -68,16 +68,16 @@ def threads(function: Callable[[Item], Result], items: Iterable[Item], /) -> Ite
     """By a thread for each core: Pillow's decoders, hashing and files release the GIL. Few items are under way."""
     count = os.cpu_count() or 1
     waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(count) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(count)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * count:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def check(

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from vit.data import workers
-from vit.data.augment import AugmentConfig, View
+from vit.data.augment import AugmentConfig
 from vit.data.mixing import erase, mix
 from vit.data.order import Order, Samples, batch, samples_at
 from vit.data.shards import Shards
+from vit.data.views import View
 from vit.data.workers import Pending, Recipe
 from vit.training.distributed import device, rank, world_size
 from vit.typing import Ints, Pixels
@@ -70,7 +71,10 @@ def training_batches(
 def evaluation_batches(
     shards: Shards, rows: range, *, resolution: int, view: View, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], first labels B."""
+    """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], labels B.
+
+    Labels are targets B C, 1 for each of an image's labels, if there may be several.
+    """
     recipe = Recipe(shards=shards, resolution=resolution, seed=0, augment=None, evaluation=view)
     ids = np.array(rows, dtype=np.int64)
     batches = (ids[start : start + batch_size] for start in range(0, len(ids), batch_size))
@@ -78,8 +82,7 @@ def evaluation_batches(
     with contextlib.closing(_loaded(recipe, samples, batch_size)) as loaded:
         for pending in loaded:
             pending.result()
-            labels = torch.from_numpy(shards.labels[pending.samples.ids])
-            yield to_input(pending.pixels), labels.to(device())
+            yield _on_device(pending, shards, soft=False)
 
 
 def to_input(images: Pixels) -> Tensor:

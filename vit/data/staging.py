@@ -19,8 +19,8 @@ from vit.data.index import COLUMNS, UNLABELLED
 from vit.data.readers import Readers
 from vit.data.record import Record, printable
 
-CACHE = 64_000  # kB of memory for pages, and as much again while something is sorted
-ROWS = 65536  # at a time where rows come as a table
+CACHE = 32_000  # kB of memory for pages, and as much again while something is sorted
+ROWS = 8192  # at a time where rows come as a table
 TRAIN, VAL = "train", "val"
 # Surrogates stand for bytes of file names that are no Unicode; SQLite's text does not take them.
 _RAW = "surrogatepass"
@@ -39,7 +39,9 @@ CREATE VIEW done AS SELECT accepted.row, key, coalesce(cut.split, accepted.split
     FROM accepted LEFT JOIN cut USING (row) LEFT JOIN copies USING (row);
 """
 _FACTS = ("length", "ext", "sha256", "width", "height", "notes")
-_REPEATED = "SELECT row FROM (SELECT row, row_number() OVER (PARTITION BY source_key ORDER BY row) AS place FROM staged)"
+_REPEATED = (
+    "SELECT row FROM (SELECT row, row_number() OVER (PARTITION BY source_key ORDER BY row) AS place FROM staged)"
+)
 _SORTED = "SELECT avg(label = before) FROM (SELECT label, lag(label) OVER (ORDER BY row) AS before FROM done)"
 
 
@@ -227,9 +229,10 @@ def staging(directory: Path | None = None) -> Iterator[Staging]:
     """An empty one, below `directory` or where temporary files go; its file is removed at the end."""
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".staging-", dir=directory) as place, contextlib.closing(
-        Staging(Path(place) / "images.sqlite")
-    ) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix=".staging-", dir=directory) as place,
+        contextlib.closing(Staging(Path(place) / "images.sqlite")) as made,
+    ):
         yield made
 
 

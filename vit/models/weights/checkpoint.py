@@ -6,12 +6,13 @@ Every format module turns its file into a Checkpoint and back; from here on, for
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vit.data.views import View
 from vit.models.build import Method, Model, ModelConfig, at_resolution, build, config_from_dict, resized
 from vit.models.resnet import ResNetConfig
 from vit.models.vit import ViTConfig
@@ -34,7 +35,15 @@ class Checkpoint:
     state: dict[str, Tensor]  # names and shapes of build(config, num_classes).state_dict(); dtypes as in the file
     origin: str  # what the file is, in words
     class_names: tuple[str, ...] = ()
+    evaluation: View = "square"  # how an image is made into input where nothing is random (vit.data.augment)
     notes: tuple[str, ...] = ()  # what a reader should know: an assumption made, a head of zeros, …
+
+
+def view(value: Any) -> View:
+    """The value, if it names a way to show images; raises BadCheckpoint."""
+    if value not in get_args(View):
+        raise BadCheckpoint(f"its evaluation is {value!r}, which is none of {', '.join(get_args(View))}; update this")
+    return value
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:

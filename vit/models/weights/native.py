@@ -1,7 +1,7 @@
 """Our own format: one safetensors file whose metadata describes the network, so that the file alone rebuilds it.
 
-The metadata has one entry, "vitflow": JSON of the format's version, the config, class names, and how pixels in [0, 1]
-are scaled. Written atomically; the same network gives the same bytes.
+The metadata has one entry, "vitflow": JSON of the format's version, the config, class names, how images are cut and
+resized at evaluation, and how pixels in [0, 1] are scaled. Written atomically; the same network gives the same bytes.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from vit.data.views import View
 from vit.models.build import Model
 from vit.models.vit import ViTConfig
 from vit.models.weights import files
@@ -22,6 +23,7 @@ from vit.models.weights.checkpoint import (
     checked,
     describe,
     instantiate,
+    view,
     with_new_head,
     zero_head_notes,
 )
@@ -31,8 +33,8 @@ VERSION = 1
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)  # pixels in [0, 1] become [-1, 1]
 
 
-def save(path: Path, model: Model, *, class_names: Sequence[str] = ()) -> None:
-    """Write a network and what it is, whole or not at all.
+def save(path: Path, model: Model, *, class_names: Sequence[str] = (), evaluation: View = "square") -> None:
+    """Write a network, what it is and how it was shown images, whole or not at all.
 
     Raises BadCheckpoint if there are class names, but not one per class.
     """
@@ -43,6 +45,7 @@ def save(path: Path, model: Model, *, class_names: Sequence[str] = ()) -> None:
         state=state,
         origin="a network in memory",
         class_names=tuple(class_names),
+        evaluation=evaluation,
     )
     write(path, checkpoint)
 
@@ -55,6 +58,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "config": dataclasses.asdict(checkpoint.config),
         "num_classes": checkpoint.num_classes,
         "class_names": list(checkpoint.class_names),
+        "evaluation": checkpoint.evaluation,
         "image_mean": list(IMAGE_MEAN),
         "image_std": list(IMAGE_STD),
     }
@@ -93,6 +97,7 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], **settings
             raise BadCheckpoint(f"its format has version {values['version']}, this program knows {VERSION}; update it")
         config, num_classes = describe(values["config"], settings), int(values["num_classes"])
         class_names = tuple(str(name) for name in values["class_names"])
+        evaluation = view(values["evaluation"])
     except BadCheckpoint:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -103,6 +108,7 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], **settings
         state=dict(tensors),
         origin="native safetensors",
         class_names=class_names,
+        evaluation=evaluation,
         notes=zero_head_notes(tensors),
     )
 

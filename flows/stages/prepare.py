@@ -4,15 +4,13 @@
 """
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
 from flows.adapters import storage
 from flows.stages import corpora, output, tasks
-from flows.stages.corpora import DATASET
 from flows.stages.spread import spread
-from vit.data import datasets, inspection
+from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
 from vit.data.shards import Shards
 from vit.data.sources.labels import Columns
@@ -32,7 +30,11 @@ class PrepareConfig:
     source: str
     location: str | None  # path or s3:// address of a directory, or of a table; a path for dataset:NAME
     columns: Columns  # table, huggingface: which columns hold what
-    classes: str | None  # table, webdataset, huggingface: a file with the name of a class on each line
+    # A file with the name of a class on each line: table, webdataset, huggingface; imagenet21k: WordNet ids, in the
+    # order of a head of 21,843 say, of which some may have no image
+    classes: str | None
+    num_val: int  # imagenet21k: images that are val, by the MD5 order of all (the paper: 102,400); 0: val_fraction
+    merge: bool  # imagenet21k: images of equal bytes become one with all their labels
     num_images: int  # mini: train, val and planted images together
     val_fraction: float  # of each class, where the source has no val
     planted_fraction: float  # mini: share of the corpus that are edited copies of test images
@@ -41,6 +43,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         _check_source(self)
+        corpora.check_options(self.source, classes=self.classes, num_val=self.num_val, merge=self.merge)
         if self.source == "mini" and self.num_images < 2 * len(corpus.CLASS_NAMES):
             raise ValueError(
                 f"num_images is {self.num_images}; the mini corpus has {len(corpus.CLASS_NAMES)} classes and needs two "
@@ -95,7 +98,14 @@ def _write_corpus(config: PrepareConfig, directory: Path) -> None:
         source = corpora.open_source("webdataset", location, classes=config.classes)
         refer(directory, source, corpora.absolute(location), **rules)
     else:
-        source = corpora.open_source(config.source, location, columns=config.columns, classes=config.classes)
+        source = corpora.open_source(
+            config.source,
+            location,
+            columns=config.columns,
+            classes=config.classes,
+            num_val=config.num_val,
+            merge=config.merge,
+        )
         write_source(directory.absolute(), source, name="corpus", **rules)
     splits = read_manifest(directory)["splits"]
     if not {"train", "val"} <= set(splits):
@@ -103,16 +113,6 @@ def _write_corpus(config: PrepareConfig, directory: Path) -> None:
 
 
 def _check_source(config: PrepareConfig) -> None:
-    if config.source.startswith(DATASET):
-        known, name = datasets.names(), config.source.removeprefix(DATASET)
-    else:
-        known, name = list(SOURCES), config.source
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"source {config.source!r} is unknown; {meant}known are {', '.join(SOURCES)} and {DATASET}NAME "
-            f"with NAME of `vitflow data list`"
-        )
+    corpora.check_kind(config.source, "mini", "reference")
     if config.source != "mini" and not config.location:
         raise ValueError(f"source is {config.source}, but location is null; set it to where the images are")

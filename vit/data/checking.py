@@ -181,7 +181,7 @@ def _cut(staged: Staging, source: Source, val_fraction: float) -> None:
     where = source.where or source.name
     filled = {label for labels in staged.labels() for label in labels}
     empty = sorted(set(range(len(source.class_names))) - filled)
-    if empty:
+    if empty and not source.listed:
         raise ValueError(
             f"{len(empty)} of {len(source.class_names)} classes of {where} have no readable image for the train "
             f"split, first {source.class_names[empty[0]]}; add images or remove the class"

@@ -121,14 +121,20 @@ def _loaded(recipe: Recipe, batches: Iterator[Samples], batch_size: int) -> Gene
 
 
 def _announced(shards: Shards, order: Order, batch_size: int, first_step: int) -> Iterator[Samples]:
-    """This rank's samples from `first_step` on; remote shards are announced a window before they are needed."""
+    """This rank's samples from `first_step` on; the remote shards of them are announced a window before.
+
+    The ranks of a node share its cache, so it fetches what any of them announces, once, and nothing else.
+    """
     horizon, announced = max(order.config.window * order.config.repeats, AHEAD * batch_size), -1
     for step in itertools.count(first_step):
+        samples = batch(order, step, batch_size=batch_size, rank=rank(), world_size=world_size())
         place = step * batch_size
         if place // horizon != announced:
             announced = place // horizon
-            shards.prefetch(samples_at(order, np.arange(place, place + 2 * horizon)).ids)
-        yield batch(order, step, batch_size=batch_size, rank=rank(), world_size=world_size())
+            places = np.arange(place, place + 2 * horizon)
+            own = places % batch_size // len(samples.ids) == rank()
+            shards.prefetch(samples_at(order, places[own]).ids)
+        yield samples
 
 
 def _allocate(shape: tuple[int, int, int, int]) -> Pixels:

@@ -38,6 +38,7 @@ class Source:
     class_names: tuple[str, ...]
     records: Iterable[Record]  # may be consumed once; in the same order every time
     multi_label: bool = False
+    listed: bool = False  # True where the class names come from a list that may name more than there are images of
     keep_order: bool = False  # True where reading out of order is slow (parquet)
     where: str = ""  # path or address, for messages
 

@@ -115,6 +115,7 @@ class Shards:
         manifest = read_manifest(self.home)
         self.class_names: list[str] = manifest["class_names"]
         self.multi_label = bool(manifest.get("multi_label"))
+        self.listed = bool(manifest.get("listed"))  # some classes may have no image
         self.digest: str = manifest["digest"]
         self.store = _shard_store(self.home, manifest["location"], open_store)
         if manifest["shards"]:

@@ -6,7 +6,7 @@ needs the keys only, neither TensorFlow nor the images (tensorflow/datasets: cor
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,9 +21,11 @@ def rank_key(split: str, key: int | str) -> int:
     return int.from_bytes(_digest(split, key), "big")
 
 
-def rank_order(split: str, keys: Sequence[int | str]) -> Ints:
-    """Positions of `keys` sorted by `rank_key`, int64 [len(keys)]."""
-    digests = b"".join([_digest(split, key) for key in keys])
+def rank_order(split: str, keys: Iterable[int | str]) -> Ints:
+    """Positions of the N `keys` sorted by `rank_key`, int64 [N]."""
+    digests = bytearray()
+    for key in keys:
+        digests += _digest(split, key)
     ranks = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
     return np.lexsort((ranks[:, 1], ranks[:, 0]))
 

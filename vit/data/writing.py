@@ -157,6 +157,7 @@ def _finish(
         notes.update(word for words in table["notes"].to_pylist() for word in words.split())
         index.add(table)
     facts = {"source": source.name, "family": source.family, "multi_label": source.multi_label}
+    facts |= {"listed": True} if source.listed else {}
     num_rejects = write_rejects(directory, staged.rejects())
     digest = index.finish(facts, shards=shards, location=location)
     return Report(

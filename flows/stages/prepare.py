@@ -12,7 +12,6 @@ from flows.stages import corpora, output, tasks
 from flows.stages.spread import spread
 from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
-from vit.data.shards import Shards
 from vit.data.sources.labels import Columns
 from vit.data.synthetic import corpus, planted
 from vit.data.writing import refer, write_source
@@ -70,9 +69,7 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
         else:
             _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
             tasks.write(work / "tasks", config.tasks, map=spread)
-        written = Shards(work / "corpus", open_store=storage.open)
-        look = inspection.Corpus(table=written.table, class_names=written.class_names, rejects=(), read=written.read)
-        inspection.sheet(look).save(work / SHEET, optimize=True)
+        inspection.sheet_of(work / "corpus", storage.open).save(work / SHEET, optimize=True)
     return out
 
 

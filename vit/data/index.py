@@ -98,10 +98,13 @@ class Writer:
         """A row group; the digest is of key, split, labels and SHA-256 of every image, in order."""
         rows = rows.combine_chunks()
         self._parquet.write_table(rows)
-        columns = rows.select(["key", "split", "labels", "sha256"]).to_pydict()
-        self.splits.update(columns["split"])
-        if rows.num_rows:
-            self._digest.update(json.dumps(list(columns.values())).encode())
+        self.splits.update(rows["split"].to_pylist())
+        if not rows.num_rows:
+            return
+        for before, name in (("[", "key"), (", ", "split"), (", ", "labels"), (", ", "sha256")):
+            # The JSON of all four columns, made of one after the other for the sake of memory
+            self._digest.update(before.encode() + json.dumps(rows[name].to_pylist()).encode())
+        self._digest.update(b"]")
 
 
 def refer_to(directory: Path, store: Store, address: str) -> None:

@@ -4,7 +4,6 @@ What records have in common (a store, a table in memory) is kept once; the rest 
 process reads it back, so nothing foreign is ever unpickled.
 """
 
-import dataclasses
 import functools
 import io
 import pickle
@@ -40,7 +39,10 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: Any) -> int | None:
         """The number of an object that is kept; None for what is pickled."""
-        if _is_light(type(obj)) and not (isinstance(obj, _FUNCTIONS) and "<" in obj.__qualname__):
+        kind: type = type(obj)
+        if kind is dict and not obj:  # the keywords of most partials
+            return None
+        if _is_light(kind) and not (issubclass(kind, _FUNCTIONS) and "<" in obj.__qualname__):
             return None
         self._shared[id(obj)] = obj
         return id(obj)
@@ -61,4 +63,4 @@ def _is_light(kind: type) -> bool:
     if kind in _PLAIN or issubclass(kind, (*_FUNCTIONS, Path, PurePosixPath)):
         return True
     parameters: Any = getattr(kind, "__dataclass_params__", None)
-    return dataclasses.is_dataclass(kind) and parameters.frozen and kind.__reduce__ is object.__reduce__
+    return parameters is not None and bool(parameters.frozen) and kind.__reduce__ is object.__reduce__

@@ -117,7 +117,7 @@ class Shards:
         self.multi_label = bool(manifest.get("multi_label"))
         self.listed = bool(manifest.get("listed"))  # some classes may have no image
         self.digest: str = manifest["digest"]
-        self.store = _shard_store(self.home, manifest["location"], open_store)
+        self.store = shard_store(self.home, open_store)
         if manifest["shards"]:
             self.store.expect({name: shard["sha256"] for name, shard in manifest["shards"].items()})
         table = self._columns(_READ_OFTEN)
@@ -220,7 +220,9 @@ def _existing(store: Store) -> set[str]:
         return set()
 
 
-def _shard_store(home: Store, location: str | None, open_store: Callable[[str], Store] | None) -> Store:
+def shard_store(home: Store, open_store: Callable[[str], Store] | None) -> Store:
+    """Where the shards are that the manifest in `home` describes; `open_store` opens what is no local path."""
+    location: str | None = read_manifest(home)["location"]
     if location is None:
         return home
     if open_store is not None:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,11 +100,11 @@ class Staging:
         columns = [facts[name].to_pylist() for name in _FACTS]
         rows = zip(range(start, start + len(problems)), *columns, map(printable, problems), strict=True)
         self._database.executemany("INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        yield from self._rejects(f"AND row BETWEEN {start} AND {start + len(problems) - 1}")
+        yield from self._rejects(start, start + len(problems))
 
     def rejects(self) -> Iterator[tuple[str, str]]:
         """Source key and reason of all."""
-        return self._rejects("")
+        return self._rejects(0, self._one("SELECT count(*) FROM staged"))
 
     def find_copies(self) -> None:
         """Number the accepted images of equal bytes, where there are several."""
@@ -213,10 +213,12 @@ class Staging:
             place=None if row["shard"] is None else (row["shard"].decode(errors=_RAW), row["offset"]),
         )
 
-    def _rejects(self, also: str) -> Iterator[tuple[str, str]]:
+    def _rejects(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         why = "CASE facts.problem WHEN '' THEN staged.problem ELSE facts.problem END"
         rows = self._database.execute(
-            f"SELECT source_key, {why} AS why FROM staged JOIN facts USING (row) WHERE why != '' {also} ORDER BY row"
+            f"SELECT source_key, {why} AS why FROM staged JOIN facts USING (row) "
+            "WHERE why != '' AND row >= ? AND row < ? ORDER BY row",
+            (start, stop),
         )
         return ((_printable(key), reason) for key, reason in rows)
 
@@ -225,7 +227,7 @@ class Staging:
 
 
 @contextlib.contextmanager
-def staging(directory: Path | None = None) -> Iterator[Staging]:
+def staging(directory: Path | None = None) -> Generator[Staging]:
     """An empty one, below `directory` or where temporary files go; its file is removed at the end."""
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,8 @@ def score(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> d
             chosen = labels.gather(1, logits.argmax(dim=1, keepdim=True))
             hits += torch.stack([chosen.sum(), (labels.sum(dim=1) > 0).sum()]).double()
             counts.add(logits, labels)
-    right, total = sum_over_ranks(hits).tolist()
+    summed = sum_over_ranks(hits)
+    right, total = summed[0].item(), summed[1].item()
     if not total:
         raise ValueError(f"none of the {len(shards)} images of {shards.uri} that are to be scored has a label")
     return {"top1": right / total} | ({} if counts is None else {"mAP": counts.mean_average_precision()})

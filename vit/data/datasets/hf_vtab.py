@@ -95,7 +95,8 @@ def _records(parts: dict[str, list[Record]], split: str) -> Iterator[Record]:
         yield from parts[split]
         return
     train = parts["train"]
-    for row in rank_order("train", [record.key for record in train])[THOUSAND[split]].tolist():
+    rows: list[int] = rank_order("train", [record.key for record in train])[THOUSAND[split]].tolist()
+    for row in rows:
         yield dataclasses.replace(train[row], split=split)
 
 

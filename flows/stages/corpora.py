@@ -109,7 +109,9 @@ def _local(address: str) -> Path:
 
 
 def absolute(location: str) -> str:
-    """The same place for every process, wherever that was started."""
+    """The same place for every process, wherever that was started; an address that lost a slash has it again."""
+    if location.startswith("s3:"):
+        return "s3://" + location.removeprefix("s3:").lstrip("/")
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 

@@ -14,11 +14,11 @@ from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
-from vit.evaluation.metrics import score
 from vit.models.build import Model
 from vit.models.weights import native
 from vit.training.distributed import barrier, rank
 from vit.training.fit import FitConfig, fit, timed
+from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
 

@@ -10,7 +10,7 @@ import pickle
 import types
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 Reader = Callable[[], bytes]
 _PLAIN = frozenset({str, bytes, int, float, bool, types.NoneType, tuple, functools.partial, type, types.MethodType})
@@ -39,7 +39,7 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: Any) -> int | None:
         """The number of an object that is kept; None for what is pickled."""
-        kind: type = type(obj)
+        kind = cast(type[Any], type(obj))
         if kind is dict and not obj:  # the keywords of most partials
             return None
         if _is_light(kind) and not (issubclass(kind, _FUNCTIONS) and "<" in obj.__qualname__):
@@ -58,7 +58,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 @functools.cache
-def _is_light(kind: type) -> bool:
+def _is_light(kind: type[Any]) -> bool:
     """Paths, functions and frozen values are; what has its own idea of pickling (a store in S3) or changes is not."""
     if kind in _PLAIN or issubclass(kind, (*_FUNCTIONS, Path, PurePosixPath)):
         return True

@@ -14,9 +14,9 @@ import torch
 from vit.data.augment import AugmentConfig
 from vit.data.loader import training_batches
 from vit.data.shards import Shards
-from vit.evaluation.metrics import score
 from vit.models.build import Model, build
 from vit.training.loop import TrainConfig, train
+from vit.training.scoring import score
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
 GROUPS = ("natural", "specialized", "structured")

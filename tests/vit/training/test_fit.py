@@ -11,10 +11,10 @@ from tests.networks import tiny_vit
 from tests.recipes import augmentation
 from vit.data.mixing import MixConfig
 from vit.data.shards import Shards, png_example, write
-from vit.evaluation.metrics import score
 from vit.models.vit import ViT
 from vit.training.fit import FitConfig, fit
 from vit.training.loop import TrainConfig
+from vit.training.scoring import score
 
 TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=1, mlp_dim=32)
 CONFIG = FitConfig(

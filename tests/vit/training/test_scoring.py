@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vit.data.pictures import encode_png
 from vit.data.shards import Example, Shards, write
-from vit.evaluation.metrics import BINS, LARGEST, Counts, score
+from vit.training.scoring import BINS, LARGEST, Counts, score
 
 
 class Table(nn.Module):

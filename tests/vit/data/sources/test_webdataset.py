@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.vit.data.pictures import jpeg, pack, pixels, png, webp
 from vit.data.checking import check_as_found, serial
-from vit.data.shards import BadShard, Shards
+from vit.data.shards import BadShard, Shards, png_example, write
 from vit.data.sources.webdataset import webdataset
 from vit.data.store import LocalStore
 from vit.data.writing import write_source

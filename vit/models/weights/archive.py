@@ -29,6 +29,7 @@ MAX_COMMENT = 65_535  # bytes, of a zip archive
 MAX_RATIO, SMALL = 20, 16 * 2**20  # an archive may inflate to 20 times its size, or to 16 MiB
 NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1)")
 BFLOAT16 = "|V2"
+BFLOAT16_NAMES = (BFLOAT16, "<V2")  # as numpy alone and as ml_dtypes spells it
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip can express
 UNIX = 3  # the system that a member says it was made on; zipfile's own choice differs between machines
 
@@ -98,7 +99,7 @@ def _describe(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Ar
     descr, shape, fortran_order = header.get("descr"), header.get("shape"), header.get("fortran_order")
     if not isinstance(shape, tuple) or not isinstance(fortran_order, bool):
         raise BadCheckpoint(f"{path} has no readable NumPy header in {info.filename}; download it again")
-    if not isinstance(descr, str) or (descr != BFLOAT16 and not NUMBERS.fullmatch(descr)):
+    if not isinstance(descr, str) or (descr not in BFLOAT16_NAMES and not NUMBERS.fullmatch(descr)):
         what = "Python objects, which only unpickling could read" if "O" in str(descr) else f"no numbers ({descr})"
         raise BadCheckpoint(f"{path}: {info.filename} holds {what}; it is refused")
     sides = cast(tuple[Any, ...], shape)
@@ -133,7 +134,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, array: Array) -> Tensor:
     with archive.open(array.info) as file:
         if cast(zipfile.ZipExtFile, file).readinto(buffer.data) != len(buffer):
             raise BadCheckpoint(f"{path} ends within {array.info.filename}; download it again")
-    dtype = np.dtype(np.int16 if array.descr == BFLOAT16 else array.descr)
+    dtype = np.dtype(np.int16 if array.descr in BFLOAT16_NAMES else array.descr)
     values = buffer[array.start :]
     if array.start % dtype.itemsize:  # not how NumPy writes, but allowed
         values = values.copy()
@@ -141,7 +142,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, array: Array) -> Tensor:
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     values = values.reshape(array.shape, order="F" if array.fortran_order else "C")
     tensor = torch.from_numpy(values)
-    return tensor.view(torch.bfloat16) if array.descr == BFLOAT16 else tensor
+    return tensor.view(torch.bfloat16) if array.descr in BFLOAT16_NAMES else tensor
 
 
 def _bytes(tensor: Tensor) -> tuple[Ints, str]:

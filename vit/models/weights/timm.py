@@ -135,8 +135,7 @@ def _parse_vit(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: dic
     state, notes = dict(tensors), list(told.notes)
     state |= _absent_biases(tensors, notes)
     pixels = patch_size * (4 * 2 ** max(len(stem["layers"]) - 1, 0) if stem else 1)
-    told_grid = (-(-told.image_size[0] // pixels), -(-told.image_size[1] // pixels))
-    has_class_token = timm_positions.has_class_token(tensors, settings.get("grid", told_grid))
+    has_class_token = timm_positions.has_class_token(tensors, settings.get("grid", _cells(told.image_size, pixels)))
     resolution = timm_positions.square(state, told.image_size, pixels, has_class_token, settings, notes)
     values: dict[str, Any] = {
         "family": "vit",
@@ -155,10 +154,9 @@ def _parse_vit(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: dic
         "layer_norm_eps": timm_hub.LAYER_NORM_EPS,
         "dropout": 0.0,
     }
-    if "gelu" not in told.fields | settings:
-        notes.append("timm computes erf-GELU where nothing else is said; the authors' own code computes its tanh form")
+    notes += _gelu_notes(told.fields | settings)
     values["num_heads"] = (told.fields | settings).get("num_heads") or _num_heads(width, values["pooling"])
-    num_classes = commonest(sides(tensors, r"head\.weight", -2) + sides(tensors, r"head\.bias", -1), 0)
+    num_classes = _classes(tensors, r"head\.", -2)
     return Checkpoint(
         config=describe(values, told.fields | settings),
         num_classes=num_classes,
@@ -174,7 +172,7 @@ def _parse_resnet(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: 
     values["resolution"] = told.image_size[0] or RESOLUTION
     if not told.image_size[0] and "resolution" not in settings:
         notes.append(f"a ResNet's weights do not say its resolution; {RESOLUTION} pixels are assumed")
-    num_classes = commonest(sides(tensors, r"head\.fc\.weight", -4) + sides(tensors, r"head\.fc\.bias", -1), 0)
+    num_classes = _classes(tensors, r"head\.fc\.", -4)
     return Checkpoint(
         config=describe(values, told.fields | settings),
         num_classes=num_classes,
@@ -245,6 +243,21 @@ def _absent_biases(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str,
         return {}
     notes.append("queries, keys and values have no bias in the file; ours of zeros are the same network")
     return {key.replace("weight", "bias"): tensors[key].new_zeros(tensors[key].shape[:1]) for key in kernels}
+
+
+def _cells(image_size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Rows and columns of patches, rounded up as a hybrid's are; zeros where nothing is told."""
+    return -(-image_size[0] // pixels), -(-image_size[1] // pixels)
+
+
+def _gelu_notes(said: Mapping[str, Any]) -> list[str]:
+    if "gelu" in said:
+        return []
+    return ["timm computes erf-GELU where nothing else is said; the authors' own code computes its tanh form"]
+
+
+def _classes(tensors: Mapping[str, Tensor], head: str, axis: int) -> int:
+    return commonest(sides(tensors, rf"{head}weight", axis) + sides(tensors, rf"{head}bias", -1), 0)
 
 
 def _mlp_sides(tensors: Mapping[str, Tensor]) -> list[int]:

@@ -89,6 +89,7 @@ def score_task(job: Job) -> tuple[Job, Score]:
 def summarise(suite: dict[str, Any], scores: dict[tuple[str, bool], Score]) -> dict[str, Any]:
     """The content of scores.json (ARCHITECTURE.md)."""
     groups = {task["name"]: task["group"] for task in suite["tasks"]}
+    families = {task["name"]: task["family"] for task in suite["tasks"]}
     trained = means({task: scores[task, True].top1 for task in groups}, groups)
     random = means({task: scores[task, False].top1 for task in groups}, groups)
     return {
@@ -96,6 +97,7 @@ def summarise(suite: dict[str, Any], scores: dict[tuple[str, bool], Score]) -> d
         "tasks": {
             task: {
                 "group": group,
+                "family": families[task],
                 "top1": scores[task, True].top1,
                 "top1_random_init": scores[task, False].top1,
                 "chance": scores[task, True].chance,

@@ -18,9 +18,11 @@ from vit.data.shards import Shards
 from vit.models.build import Model
 from vit.models.masked import MaskedPatchPrediction
 from vit.models.weights import native
+from vit.training import masking
 from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank
-from vit.training.fit import FitConfig, fit, score, timed
+from vit.training.fit import FitConfig, fit, timed
+from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
 
@@ -61,7 +63,7 @@ def check_split(shards: Shards) -> None:
     several = shards.label_sets if shards.multi_label else ()
     seen = set(shards.labels.tolist()).union(*several)
     missing = sorted(set(range(len(shards.class_names))) - seen)
-    if missing:
+    if missing and not shards.listed:
         named = ", ".join(shards.class_names[label] for label in missing[:5])
         raise ValueError(
             f"{len(missing)} classes have no training image, among them {named}; add images or drop the class"
@@ -88,27 +90,30 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         report=record,
         val=val,
     )
-    validated = _validated(model, score(model, val, job.fit))
+    found = {f"val/{name}": value for name, value in _validated(model, val, job.fit).items()}
     if rank() == 0:
-        report(job.fit.train.steps, validated)
-        numbers = validated | {"num_train": len(train), "num_val": len(val)}
+        report(job.fit.train.steps, found)
         masked = isinstance(model, MaskedPatchPrediction)
         body, class_names = (model.vit, []) if masked else (model, train.class_names)
         assert isinstance(body, Model)
-        _write_result(job, body, class_names, numbers)
+        _write_result(job, body, class_names, found | {"num_train": len(train), "num_val": len(val)})
     barrier()
 
 
-def _validated(model: nn.Module, found: float) -> dict[str, float]:
-    """A score under the name of what it is."""
-    return {"val/loss": -found} if isinstance(model, MaskedPatchPrediction) else {"val/top1": found}
+def _validated(model: nn.Module, val: Shards, fit: FitConfig) -> dict[str, float]:
+    """What the model is worth on the validation split: its answers, or how well it guesses hidden patches."""
+    view = fit.augment.evaluation
+    if isinstance(model, MaskedPatchPrediction):
+        return {"loss": masking.loss(model, val, fit.resolution, view)}
+    return score(model, val, resolution=fit.resolution, view=view)
 
 
 def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[str, Any]) -> None:
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    native.save(result / output.MODEL, model, class_names=class_names)
+    view = job.fit.augment.evaluation
+    native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")

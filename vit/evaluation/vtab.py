@@ -16,8 +16,8 @@ from vit.data.loader import training_batches
 from vit.data.shards import Shards
 from vit.models.build import Model, build
 from vit.training.config import TrainConfig
-from vit.training.fit import accuracy
 from vit.training.loop import train
+from vit.training.scoring import score
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
 GROUPS = ("natural", "specialized", "structured")
@@ -67,7 +67,7 @@ def transfer(model: Model, task: Path, config: TransferConfig) -> Score:
         log=lambda step, metrics: logger.debug("%s step %d: %s", task.name, step, metrics),
         save=lambda state: None,
     )
-    top1 = accuracy(model, test, resolution=config.resolution, view=config.augment.evaluation)
+    top1 = score(model, test, resolution=config.resolution, view=config.augment.evaluation)["top1"]
     chance = float(np.bincount(test.labels).max() / len(test))
     return Score(top1=top1, chance=chance, num_test=len(test))
 

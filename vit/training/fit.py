@@ -1,4 +1,4 @@
-"""Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
+"""Train a network on shards with resume: what every rank of pre-training and fine-tuning runs."""
 
 import contextlib
 import copy
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from vit.data.augment import AugmentConfig, View
-from vit.data.loader import Stream, evaluation_batches, training_batches
+from vit.data.augment import AugmentConfig
+from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
 from vit.models.masked import MaskedPatchPrediction
 from vit.training import checkpoint, divergence, masking, preemption
@@ -24,14 +24,13 @@ from vit.training.distributed import (
     is_spread,
     mean_over_ranks,
     rank,
-    sum_over_ranks,
     unwrap,
     whole,
-    world_size,
 )
 from vit.training.loop import Diverged, train
-from vit.training.objective import Batch, hits
+from vit.training.objective import Batch
 from vit.training.placement import place
+from vit.training.scoring import score
 from vit.training.writer import Writer
 
 logger = logging.getLogger("vitflow.train")
@@ -177,8 +176,12 @@ class _Run:
             self.writer.save(state)
 
     def _validate(self) -> float:
+        """How good the model is, larger is better: top-1, or minus the loss of hidden patches."""
         assert self.val is not None
-        return score(unwrap(self.model), self.val, self.config)
+        model, resolution, view = unwrap(self.model), self.config.resolution, self.config.augment.evaluation
+        if isinstance(model, MaskedPatchPrediction):
+            return -masking.loss(model, self.val, resolution, view)
+        return score(model, self.val, resolution=resolution, view=view)["top1"]
 
     def _go_back(self, error: Diverged) -> None:
         """Note the batch that is to be left out; raises FloatingPointError if that happened too often."""
@@ -191,27 +194,6 @@ class _Run:
         if before >= config.train.rewinds:
             raise FloatingPointError(f"{error}; the images of its batch are listed in {path}") from error
         logger.warning("%s; going back to the last checkpoint and leaving its batch out (%s)", error, path)
-
-
-def score(model: nn.Module, val: Shards, config: FitConfig) -> float:
-    """How good a model is, larger is better: top-1, or minus the loss of masked patch prediction."""
-    if isinstance(model, MaskedPatchPrediction):
-        return -masking.loss(model, val, config.resolution, config.augment.evaluation)
-    return accuracy(model, val, resolution=config.resolution, view=config.augment.evaluation)
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> float:
-    """Top-1 over all images of the shards, shared out over the ranks."""
-    model.eval()
-    correct = sum(
-        int(hits(model(images), labels).sum().item())
-        for images, labels in evaluation_batches(
-            shards, range(rank(), len(shards), world_size()), resolution=resolution, view=view
-        )
-    )
-    total = sum_over_ranks(torch.tensor([float(correct)], dtype=torch.float64))
-    return total.item() / len(shards)
 
 
 def _waited_fraction(stream: Stream) -> Callable[[], float]:

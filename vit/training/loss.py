@@ -1,5 +1,6 @@
 """Classification losses: logits B C and labels B, or soft targets B C, to a scalar."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,3 +20,8 @@ def classification_loss(logits: Tensor, labels: Tensor, kind: Loss, label_smooth
     if label_smoothing:
         targets = targets * (1 - 2 * label_smoothing) + label_smoothing
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
+
+
+def top1(logits: Tensor, labels: Tensor) -> int:
+    """Number of examples whose largest logit is the label's."""
+    return int((torch.argmax(logits, dim=1) == labels).sum().item())

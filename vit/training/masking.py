@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from vit.data.augment import AugmentConfig, View
+from vit.data.augment import AugmentConfig
 from vit.data.loader import Stream, evaluation_batches
 from vit.data.order import Order, batch
 from vit.data.shards import Shards
+from vit.data.views import View
 from vit.models.masked import Corruption, MaskedPatchPrediction, corruption, draws_from_ids
 from vit.training.config import TrainConfig
 from vit.training.distributed import device, rank, sum_over_ranks, world_size

@@ -24,6 +24,7 @@ from vit.typing import Floats, Ints, Pixels
 TIERS = ("exact-bytes", "exact-pixels", "near")
 ALIGNMENTS = 3  # per pair, nearest codes first, that are worth a check
 CROWD = 64  # test images that a training image is compared with, nearest codes first
+MOST = 128  # views of test images that one view of a training image is near to
 BUILD = 1024  # test images hashed at a time, bounds memory
 CHECK = 4096  # pairs checked at a time
 _BLANK = bytes(32)
@@ -94,6 +95,28 @@ class TestIndex:
         others = self._prints.sizes[~self._prints.luma_digests.any(axis=1)]
         return frozenset((width, height) for width, height in others.tolist())
 
+    @property
+    def notes(self) -> dict[int, str]:
+        """Test images that are not looked for as others are, and why."""
+        why = "flat: it has nothing to compare, so only exact copies of it are found"
+        return {int(self._prints.rows[place]): why for place in np.flatnonzero(self._prints.is_flat)}
+
+    def templates(self) -> dict[int, int]:
+        """Test images that look like at least CROWD others, and how many: scans, charts, sprites, fundus photographs.
+
+        A training image like these is compared with the CROWD nearest of them only. Takes as long as a search.
+        """
+        views = len(self._whole_views)
+        counts: dict[int, int] = {}
+        for start in range(0, len(self._textured), BUILD):
+            own = self.codes.whole[start * views : (start + BUILD) * views : views]
+            found = self._whole.met(own, self.tier.radius, most=MOST * views)
+            pairs = np.unique(np.stack([found.query, found.row // views], axis=1), axis=0)
+            for place, count in enumerate(np.bincount(pairs[:, 0], minlength=len(own)).tolist()):
+                if count > CROWD:
+                    counts[int(self._prints.rows[self._textured[start + place]])] = count - 1
+        return counts
+
     def find(self, prints: Prints, read: Callable[[int], bytes]) -> list[Match]:
         """All duplicates of a batch of training images, by training and then test image; exact tiers win.
 
@@ -116,7 +139,7 @@ class TestIndex:
         """
         near: dict[tuple[int, int], int] = {}
         for index, views in ((self._whole, self._whole_views), (self._parts, self._part_views)):
-            found = index.met(stored, self.tier.reach)
+            found = index.met(stored, self.tier.reach, most=MOST)
             tests = self._prints.rows[self._textured[found.row // len(views)]]
             for row, test, distance in zip(found.query.tolist(), tests.tolist(), found.distance.tolist(), strict=True):
                 near[row, test] = min(distance, near.get((row, test), distance))
@@ -148,7 +171,7 @@ class TestIndex:
             (self._parts, self._flip_views, self._part_views),
         ):
             made = codes(prints.thumbnails[textured], prints.sizes[textured], ours)
-            found = index.met(made.reshape(-1, made.shape[-1]), self.tier.reach)
+            found = index.met(made.reshape(-1, made.shape[-1]), self.tier.reach, most=MOST)
             train, train_view = np.divmod(found.query, len(ours))
             test, test_view = np.divmod(found.row, len(theirs))
             is_part = index is self._parts

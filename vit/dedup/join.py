@@ -24,6 +24,7 @@ from vit.typing import Ints, Pixels
 
 BITS, BYTES, WORDS = 256, 32, 4
 TABLES_UP_TO = 31
+CHUNKS = 11  # of 23 or 24 bits: a map of 1 or 2 MB each, searched within 2 bits at most
 _ROOM = 4096  # matches, to begin with
 _QUERIES, _AT_A_TIME = 8192, 4_000_000  # queries and pairs at a time, bound the memory
 
@@ -59,10 +60,9 @@ class _Table(NamedTuple):
 @functools.cache
 def plan(radius: int) -> tuple[Chunk, ...]:
     """The chunks that find every pair within `radius`; it does not depend on what is indexed."""
-    number = next((m for m in range(8, 17) if radius // m <= 2), 16)
-    most, first = divmod(radius, number)
+    most, first = divmod(radius, CHUNKS)
     # Bits of all frequencies in every chunk: neighbours in the code are neighbours in frequency and lean alike.
-    chunks = [Chunk(np.arange(start, BITS, number), most - (start > first)) for start in range(number)]
+    chunks = [Chunk(np.arange(start, BITS, CHUNKS), most - (start > first)) for start in range(CHUNKS)]
     return tuple(chunk for chunk in chunks if chunk.radius >= 0)
 
 

@@ -84,7 +84,9 @@ def test_of_a_crowd_the_nearest_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = [
         pair
         for query in range(40)
-        for pair in sorted(sorted(p for p in brute_force(codes[:40], codes, 31) if p[0] == query), key=lambda p: p[2])[:7]
+        for pair in sorted(sorted(p for p in brute_force(codes[:40], codes, 31) if p[0] == query), key=lambda p: p[2])[
+            :7
+        ]
     ]
     assert listed(index.met(codes[:40], 31, most=7)) == sorted(expected)
     monkeypatch.setattr(join, "_AT_A_TIME", 600)  # a crowd is cut up, down to single queries

@@ -13,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from vit.dedup.hashes import BITS, SETTINGS
 
 from flows.adapters import storage
 from flows.stages import output
 from flows.stages.progress import reporter
 from vit.data.shards import INDEX, Shards
 from vit.dedup import prints, report
-from vit.dedup.hashes import BITS, SETTINGS
 from vit.dedup.search import Match, TestIndex
 
 CHUNK = 512  # corpus images in memory at a time

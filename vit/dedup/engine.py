@@ -1,0 +1,285 @@
+"""De-duplication from listing to pairs: which work is left, who does it, and what all of it together found.
+
+A corpus image is decoded once and compared with all benchmarks. A benchmark that is added later is compared with the
+stored codes of the corpus (its images' whole frames) and only the candidates are decoded again; `rescan` decodes all.
+Results are collected by what they are about, not by when they came, so that the order of work leaves no trace.
+"""
+
+import dataclasses
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from vit.dedup import scan
+from vit.dedup.prints import Prints
+from vit.dedup.scan import Done, Indexed, Job
+from vit.dedup.search import TestIndex
+from vit.dedup.sources import NoImages, Piece, Root, fingerprint, printable
+from vit.dedup.state import MARK, Found, Line, State, join_codes
+from vit.dedup.tiers import Tier
+from vit.typing import Ints
+
+AHEAD = 2  # jobs handed out for each worker, so that none waits for the next
+
+
+class Map(Protocol):
+    """Calls `function(shared, job)` for every job, anywhere, and yields what is done as soon as it is."""
+
+    def __call__(
+        self, function: Callable[[Indexed | None, Job], Done], shared: Indexed | None, jobs: Iterable[Job], /
+    ) -> Iterator[tuple[Job, Done]]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The test images of one root."""
+
+    name: str
+    fingerprint: str
+    pieces: tuple[Piece, ...]
+    firsts: tuple[int, ...]  # row of the first image of each piece
+    keys: tuple[str, ...]  # all that are listed, readable or not
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Searched:
+    """All that is known after a run, in the order of roots, pieces and rows."""
+
+    benchmarks: tuple[Benchmark, ...]
+    found: tuple[tuple[Piece, Found], ...]  # where the corpus image is, and the pair
+    within: tuple[Found, ...]
+    unreadable: tuple[tuple[str, str, str, str], ...]  # side, root, key, reason
+    num_train: int
+    screened: Mapping[str, int]  # by fingerprint of a benchmark: corpus images compared by their stored codes only
+    notes: Mapping[tuple[str, str], str]  # (benchmark, key): why it is matched less freely than others
+
+
+def threads(workers: int) -> Map:
+    """A Map on threads of this process: decoders and the search release Python's lock."""
+
+    def run(
+        function: Callable[[Indexed | None, Job], Done], shared: Indexed | None, jobs: Iterable[Job], /
+    ) -> Iterator[tuple[Job, Done]]:
+        with ThreadPoolExecutor(workers) as pool:
+            rest = iter(jobs)
+            waiting = {pool.submit(function, shared, job): job for job in islice(rest, workers * AHEAD)}
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    job = waiting.pop(future)
+                    waiting |= {pool.submit(function, shared, next_job): next_job for next_job in islice(rest, 1)}
+                    yield job, future.result()
+
+    return run
+
+
+def here() -> Map:
+    """Threads for the cores that this process may use."""
+    return threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Engine:
+    """One run: sides, tier, state and who works. Call `search`."""
+
+    def __init__(self, tier: Tier, state: State, run: Map, tell: Callable[[str, int, int, int], None]) -> None:
+        """`tell(what, pieces done, pieces in all, pairs)` is called after every finished piece."""
+        self.tier, self.state, self._map, self._tell = tier, state, run, tell
+        self._lines: dict[str, list[Line]] = defaultdict(list)
+        for line in state.lines:
+            self._lines[line.piece].append(line)
+
+    def search(self, train: Sequence[Root], tests: Sequence[Root], *, rescan: bool = False) -> Searched:
+        """Compare every corpus image with every test image, and test images of a benchmark with each other.
+
+        Raises NoImages for a side without an image, and what reading shards raises.
+        """
+        benchmarks = tuple(listed(root) for root in tests)
+        self.print_tests(benchmarks)
+        indexed = self.index(benchmarks)
+        self._within(benchmarks, indexed)
+        self._scan(train, benchmarks, indexed, rescan=rescan)
+        return self._collected(train, tests, benchmarks, indexed)
+
+    def print_tests(self, benchmarks: Sequence[Benchmark]) -> None:
+        """Decode the test images that were not decoded yet."""
+        pieces = [piece for benchmark in benchmarks for piece in benchmark.pieces]
+        left = [piece for piece in pieces if self._of(piece, "test") is None]
+        self._do("test images", None, [Job("test", piece) for piece in left], (), len(pieces))
+
+    def index(self, benchmarks: Sequence[Benchmark]) -> Indexed:
+        """The index of their readable images; thumbnails stay on the disk."""
+        places: list[tuple[int, Ints]] = []
+
+        def parts() -> Iterator[Prints]:
+            for number, benchmark in enumerate(benchmarks):
+                for piece, first in zip(benchmark.pieces, benchmark.firsts, strict=True):
+                    taken = scan.load_prints(self.state.prints_path(piece.fingerprint))
+                    places.append((number, taken.rows + first))
+                    yield taken
+
+        whole = scan.on_disk(parts(), self.state.directory)
+        return Indexed(
+            index=TestIndex(whole, self.tier),
+            benchmarks=tuple(benchmark.fingerprint for benchmark in benchmarks),
+            benchmark=np.repeat([number for number, _ in places], [len(rows) for _, rows in places]).astype(np.int32),
+            row=np.concatenate([rows for _, rows in places]).astype(np.int32),
+            marks=np.ascontiguousarray(whole.byte_digests[:, :MARK]),
+        )
+
+    def _within(self, benchmarks: Sequence[Benchmark], indexed: Indexed) -> None:
+        jobs: list[Job] = []
+        total = 0
+        for benchmark in benchmarks:
+            for piece, first in zip(benchmark.pieces, benchmark.firsts, strict=True):
+                total += 1
+                if not any(line.against == (benchmark.fingerprint,) for line in self._all(piece, "within")):
+                    stored = self.state.prints_path(piece.fingerprint)
+                    jobs.append(Job("within", piece, benchmark.fingerprint, first, stored=stored))
+        self._do("benchmarks with themselves", indexed, jobs, None, total)
+
+    def _scan(self, train: Sequence[Root], benchmarks: Sequence[Benchmark], indexed: Indexed, *, rescan: bool) -> None:
+        wanted = indexed.benchmarks
+        groups: Counter[tuple[str, ...]] = Counter()
+        for root in train:
+            groups.update(self._missing(piece, wanted, rescan=rescan) for piece in root.pieces())
+        total = groups.total()
+        if not total:
+            raise NoImages(f"{train[0].store.uri} holds no images (by their extensions) and no .tar shards")
+        whole = wanted if rescan else None
+        for missing in sorted(groups, key=lambda group: (-len(group), group)):
+            if missing:
+                some = [one for one in benchmarks if one.fingerprint in missing]
+                smaller = indexed if missing == wanted else self.index(some)
+                jobs = (
+                    self._job(piece, rescan=missing == whole)
+                    for root in train
+                    for piece in root.pieces()
+                    if self._missing(piece, wanted, rescan=rescan) == missing
+                )
+                self._do("corpus", smaller, jobs, missing, total)
+
+    def _missing(self, piece: Piece, wanted: tuple[str, ...], *, rescan: bool) -> tuple[str, ...]:
+        """The benchmarks that a piece has not been compared with; all of them if it has no codes yet."""
+        if self._of(piece, "scan") is None:
+            return wanted
+        kinds = ("scan",) if rescan else ("scan", "screen")
+        known = {one for kind in kinds for line in self._all(piece, kind) for one in line.against}
+        missing = tuple(one for one in wanted if one not in known)
+        return wanted if rescan and missing else missing
+
+    def _job(self, piece: Piece, *, rescan: bool) -> Job:
+        line = self._of(piece, "scan")
+        if line is None or rescan:
+            return Job("scan", piece)
+        stored, marks = self.state.codes(line)
+        return Job("screen", piece, codes=stored, marks=marks)
+
+    def _do(
+        self,
+        what: str,
+        shared: Indexed | None,
+        jobs: Iterable[Job],
+        against: tuple[str, ...] | None,
+        total: int,
+    ) -> None:
+        """Have jobs done and write a line for each; `against` None: the benchmark of the job."""
+        pairs = 0
+        for done, (job, result) in enumerate(self._map(scan.work, shared, jobs), start=1):
+            codes = b""
+            if result.prints is not None:
+                scan.save_prints(self.state.prints_path(job.piece.fingerprint), result.prints)
+            if result.codes is not None and result.marks is not None:
+                codes = join_codes(result.codes, result.marks)
+            line = Line(
+                kind=job.kind,
+                piece=job.piece.fingerprint,
+                against=(job.benchmark,) if against is None else against,
+                images=result.images,
+                found=result.found,
+                unreadable=result.unreadable,
+            )
+            self._lines[line.piece].append(self.state.add(line, codes))
+            pairs += len(result.found)
+            self._tell(what, done, total, pairs)
+
+    def _all(self, piece: Piece, kind: str) -> list[Line]:
+        return [line for line in self._lines.get(piece.fingerprint, ()) if line.kind == kind]
+
+    def _of(self, piece: Piece, kind: str) -> Line | None:
+        """The newest line of a kind; a piece of test images needs its prints, too."""
+        lines = self._all(piece, kind)
+        if kind == "test" and not self.state.prints_path(piece.fingerprint).exists():
+            return None
+        return lines[-1] if lines else None
+
+    def _collected(
+        self, train: Sequence[Root], tests: Sequence[Root], benchmarks: tuple[Benchmark, ...], indexed: Indexed
+    ) -> Searched:
+        found: list[tuple[Piece, Found]] = []
+        bad: list[tuple[str, str, str, str]] = []
+        screened: Counter[str] = Counter()
+        num_train = 0
+        for root in train:
+            for piece in root.pieces():
+                by_benchmark, unreadable, images = self._results(piece, indexed.benchmarks)
+                num_train += images
+                bad += [("train", root.name, key, reason) for key, reason in unreadable]
+                for line, benchmark in by_benchmark:
+                    screened[benchmark] += images if line.kind == "screen" else 0
+                    found += [(piece, one) for one in line.found if one.benchmark == benchmark]
+            bad += [("train", root.name, key, reason) for key, reason in root.skipped]
+        for root, benchmark in zip(tests, benchmarks, strict=True):
+            lines = [self._of(piece, "test") for piece in benchmark.pieces]
+            bad += [("test", root.name, key, reason) for line in lines if line for key, reason in line.unreadable]
+            bad += [("test", root.name, key, reason) for key, reason in root.skipped]
+        return Searched(
+            benchmarks=benchmarks,
+            found=tuple(found),
+            within=tuple(self._found_within(benchmarks)),
+            unreadable=tuple(bad),
+            num_train=num_train,
+            screened=screened,
+            notes=_notes(benchmarks, indexed),
+        )
+
+    def _results(
+        self, piece: Piece, wanted: Sequence[str]
+    ) -> tuple[list[tuple[Line, str]], tuple[tuple[str, str], ...], int]:
+        """For each benchmark the line that counts, a scan before a screen; and what is unreadable, and how many."""
+        lines = sorted(self._all(piece, "screen") + self._all(piece, "scan"), key=lambda line: line.kind == "scan")
+        known = {one: line for line in lines for one in line.against}
+        first = self._of(piece, "scan")
+        assert first is not None, "the piece was listed after the search"
+        return [(known[one], one) for one in wanted if one in known], first.unreadable, first.images
+
+    def _found_within(self, benchmarks: Sequence[Benchmark]) -> Iterator[Found]:
+        for benchmark in benchmarks:
+            for piece in benchmark.pieces:
+                lines = [line for line in self._all(piece, "within") if line.against == (benchmark.fingerprint,)]
+                yield from lines[-1].found
+
+
+def listed(root: Root) -> Benchmark:
+    """A root's images, all of them named; raises NoImages."""
+    pieces = tuple(root.pieces())
+    keys: list[str] = []
+    firsts: list[int] = []
+    for piece in pieces:
+        firsts.append(len(keys))
+        keys += [printable(member.key) for member in piece.members()[0]]
+    if not keys:
+        raise NoImages(f"{root.store.uri} holds no images (by their extensions)")
+    whole = fingerprint([root.name, *(piece.fingerprint for piece in pieces)])
+    return Benchmark(name=root.name, fingerprint=whole, pieces=pieces, firsts=tuple(firsts), keys=tuple(keys))
+
+
+def _notes(benchmarks: Sequence[Benchmark], indexed: Indexed) -> dict[tuple[str, str], str]:
+    result: dict[tuple[str, str], str] = {}
+    for at, note in sorted(indexed.index.notes.items()):
+        benchmark = benchmarks[int(indexed.benchmark[at])]
+        result[benchmark.name, benchmark.keys[int(indexed.row[at])]] = note
+    return result

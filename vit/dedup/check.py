@@ -1,0 +1,268 @@
+"""Is a candidate pair one picture? Correlation of the local contrast of the aligned pair, then a look at colours.
+
+The hash of a mask or a template (a fundus photograph, a white sprite on black) says what the mask looks like, so
+unrelated images collide. Keeping a band of detail and dividing it by the local standard deviation removes what
+they share; the correlation of what is left tells copies from look-alikes (Jarrett et al., What is the best multi-stage
+architecture, ICCV 2009, §2, calls it local contrast normalisation). Where two windows lie between those that were
+hashed, the alignment is searched for, within bounds. Plain shapes have no detail to tell apart, so colours must agree
+as well: a copy may lose colour, never gain it.
+
+Sums are of integers held exactly by float64 or int64, so scores are the same on every machine.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from vit.dedup.compiled import compiled
+from vit.dedup.tiers import Tier
+from vit.dedup.views import View, resolve
+from vit.dedup.warp import bilinear, rotation
+from vit.typing import Floats, Ints, Pixels
+
+SIDE = 32
+FINE, COARSE = 1.0, 2.0  # sigmas in pixels of 32: detail finer than FINE is lost to JPEG and resizing
+FLOOR = 1.0  # gray levels; local contrast below it is noise and is not blown up
+FAINT = 0.15  # root mean square local contrast; an image below it is flat, and its score shrinks towards 0
+GAINED = 6.0, 0.2  # chroma levels, or share of the colour there is: root mean square that a copy may gain (JPEG)
+SATURATION = 1.5  # a copy may be up to this much more colourful
+DIGITS = 4  # of a score
+_UNIT = 16  # of a gray level in a patch; all that follows are integers
+_WEIGHT = 256  # of a blur: weights sum to it
+_CONTRAST = 1024  # local contrast of 1
+_STEPS = (0.02, 0.02, 0.03, 0.03, 3.0)  # first steps of the search: shifts, log scales, degrees
+_HALVINGS, _TRIES = 3, 120
+
+
+class Pairs(NamedTuple):
+    """P candidate pairs: thumbnails and where to look in each to see the same."""
+
+    train: Pixels  # uint8 [P, 128, 128]
+    test: Pixels
+    train_maps: Floats  # [P, 2, 3], from the common unit square to the frame
+    test_maps: Floats
+    shapes: Floats  # [P], width over height of what is seen
+
+
+class Scores(NamedTuple):
+    """How alike pairs are in their first alignment, and in the best one that was found near it."""
+
+    plain: Floats  # [P], correlations -1 … 1; near 0 where a side is flat
+    refined: Floats  # [P]; -1 where it was not searched for
+    maps: Floats  # [P, 2, 3], the test side's map of the best alignment
+    fine: Floats  # [P] correlation at twice the resolution in the best alignment
+
+
+def where(view: View, width: int, height: int) -> Floats:
+    """The map [2, 3] from the unit square to the frame of an image of this size seen through a view."""
+    window, flip = view
+    seen = resolve(window, width, height)
+    into = np.diag([seen.right - seen.left, seen.bottom - seen.top, 1.0])
+    into[:2, 2] = seen.left, seen.top
+    undone = np.eye(3)
+    if flip.mirror:
+        undone = np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]) @ undone
+    if flip.flip:
+        undone = np.array([[1.0, 0, 0], [0, -1, 1], [0, 0, 1]]) @ undone
+    if flip.transpose:
+        undone = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]) @ undone
+    affine = into @ undone
+    return rotation(seen.turn, width, height) @ affine if seen.turn else affine[:2]
+
+
+def scores(pairs: Pairs, tier: Tier) -> Scores:
+    """Correlations of all pairs; those in between `refine_from` and `min_score` are aligned better first."""
+    number = len(pairs.train)
+    result = Scores(np.empty(number), np.full(number, -1.0), pairs.test_maps.copy(), np.zeros(number))
+    bounds = np.array([tier.max_shift, tier.max_shift, tier.max_scale, tier.max_scale, tier.max_turn])
+    limits = np.array([tier.refine_from, tier.min_score])
+    _score(*pairs, bounds, limits, _blurs(SIDE), _blurs(2 * SIDE), *result)
+    return Scores(*(np.round(column, DIGITS) if column is not result.maps else column for column in result))
+
+
+def has_gained_colour(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats) -> bool:
+    """Whether the training image has colours that no change of saturation makes from the test image's [16, 16, 2]."""
+    ours, theirs = _chroma(train, train_map), _chroma(test, test_map)
+    gain = (ours * theirs).sum() / max(float((theirs**2).sum()), 1e-9)
+    gained = ours - min(max(gain, 0.0), SATURATION) * theirs
+    levels, share = GAINED
+    return bool(_rms(gained) > max(levels, share * _rms(ours)))
+
+
+def _chroma(colours: Pixels, affine: Floats) -> Floats:
+    """Cb and Cr around 0, [2, 16, 16], seen through a map."""
+    result = np.empty((2, *colours.shape[:2]))
+    for channel in (0, 1):
+        _patch(np.ascontiguousarray(colours[..., channel]).astype(np.int64), affine, result[channel])
+    return result / _UNIT - 128
+
+
+def _rms(chroma: Floats) -> float:
+    return float(np.sqrt((chroma**2).mean()))
+
+
+@functools.cache
+def _blurs(side: int) -> Floats:
+    """Gaussian blurs FINE and COARSE along one side as matrices [2, side, side] of integers; rows sum to _WEIGHT."""
+    distance = np.arange(side)[:, None] - np.arange(side)
+    result: list[Floats] = []
+    for sigma in (FINE, COARSE):
+        weights = np.exp(-0.5 * (distance / sigma) ** 2)
+        whole = np.rint(_WEIGHT * weights / weights.sum(axis=1, keepdims=True))
+        whole[np.arange(side), np.arange(side)] += _WEIGHT - whole.sum(axis=1)
+        result.append(whole)
+    return np.stack(result)
+
+
+@compiled
+def _score(
+    train: Pixels, test: Pixels, train_maps: Floats, test_maps: Floats, shapes: Floats,
+    bounds: Floats, limits: Floats, blurs: Floats, fine_blurs: Floats,
+    plain: Floats, refined: Floats, maps: Floats, fine: Floats,
+) -> None:  # fmt: skip
+    ours, theirs = np.empty((SIDE, SIDE)), np.empty((SIDE, SIDE))
+    for pair in range(len(train)):
+        small_train, small_test = _halved(train[pair]), _halved(test[pair])
+        _patch(small_train, train_maps[pair], ours)
+        _normalise(ours, blurs)
+        plain[pair] = _seen(small_test, test_maps[pair], ours, theirs, blurs)
+        if limits[0] <= plain[pair] < limits[1]:
+            refined[pair] = _align(small_test, test_maps[pair], shapes[pair], bounds, ours, theirs, blurs, maps[pair])
+        if max(plain[pair], refined[pair]) >= limits[1]:
+            large, other = np.empty((2 * SIDE, 2 * SIDE)), np.empty((2 * SIDE, 2 * SIDE))
+            _patch(train[pair], train_maps[pair], large)
+            _normalise(large, fine_blurs)
+            fine[pair] = _seen(test[pair], maps[pair], large, other, fine_blurs)
+
+
+@compiled
+def _align(
+    test: Ints, affine: Floats, shape: float, bounds: Floats, ours: Floats, theirs: Floats, blurs: Floats, best: Floats
+) -> float:  # fmt: skip
+    """Try steps of shift, scale and turn, smaller and smaller, as long as they help; the best correlation."""
+    steps, at, trial = np.array(_STEPS), np.zeros(5), np.zeros(5)
+    moved = np.empty((2, 3))
+    _move(affine, at, shape, moved)
+    score, halvings, tries = _seen(test, moved, ours, theirs, blurs), 0, 0
+    best[:] = moved
+    while halvings <= _HALVINGS and tries < _TRIES:
+        is_better = False
+        for move in range(10):
+            number, sign = move >> 1, 1 - 2 * (move & 1)
+            trial[:] = at
+            trial[number] += sign * steps[number]
+            if abs(trial[number]) > bounds[number] + 1e-9:
+                continue
+            _move(affine, trial, shape, moved)
+            found = _seen(test, moved, ours, theirs, blurs)
+            tries += 1
+            if found > score:
+                score, is_better = found, True
+                at[:] = trial
+                best[:] = moved
+        if not is_better:
+            steps /= 2
+            halvings += 1
+    return score
+
+
+@compiled
+def _move(affine: Floats, move: Floats, shape: float, result: Floats) -> None:
+    """The map after a shift (2), a log scale (2) and a turn about the centre; its polynomial is exact enough."""
+    angle = move[4] * 0.017453292519943295
+    cosine, sine = 1 - angle * angle / 2 + angle**4 / 24, angle - angle**3 / 6 + angle**5 / 120
+    across, down = 1 + move[2] + move[2] * move[2] / 2, 1 + move[3] + move[3] * move[3] / 2
+    a, b, c, d = across * cosine, across * sine / shape, -down * sine * shape, down * cosine
+    e, f = 0.5 + move[0] - 0.5 * (a + b), 0.5 + move[1] - 0.5 * (c + d)
+    for i in range(2):
+        result[i, 0] = affine[i, 0] * a + affine[i, 1] * c
+        result[i, 1] = affine[i, 0] * b + affine[i, 1] * d
+        result[i, 2] = affine[i, 0] * e + affine[i, 1] * f + affine[i, 2]
+
+
+@compiled
+def _seen(test: Ints, affine: Floats, ours: Floats, theirs: Floats, blurs: Floats) -> float:
+    _patch(test, affine, theirs)
+    _normalise(theirs, blurs)
+    return _correlation(ours, theirs)
+
+
+@compiled
+def _halved(image: Pixels) -> Ints:
+    """Sums of 2 x 2 pixels over four, int64 [64, 64]."""
+    side = image.shape[0] // 2
+    result = np.empty((side, side), dtype=np.int64)
+    for y in range(side):
+        for x in range(side):
+            total = np.int64(image[2 * y, 2 * x]) + image[2 * y, 2 * x + 1]
+            result[y, x] = (total + image[2 * y + 1, 2 * x] + image[2 * y + 1, 2 * x + 1] + 2) >> 2
+    return result
+
+
+@compiled
+def _patch(image: Ints, affine: Floats, result: Floats) -> None:
+    """Gray levels times _UNIT, integers, of an image seen through a map: the mean of 2 x 2 samples a pixel."""
+    side = len(result)
+    for y in range(side):
+        for x in range(side):
+            total = np.int64(0)
+            for sample in range(4):
+                u = (x + 0.25 + 0.5 * (sample & 1)) / side
+                v = (y + 0.25 + 0.5 * (sample >> 1)) / side
+                across = affine[0, 0] * u + affine[0, 1] * v + affine[0, 2]
+                down = affine[1, 0] * u + affine[1, 1] * v + affine[1, 2]
+                total += bilinear(image, across, down)
+            result[y, x] = total >> 14  # four samples, each times 2**16
+
+
+@compiled
+def _normalise(patch: Floats, blurs: Floats) -> None:
+    """Replace a patch by its local contrast times _CONTRAST, integers."""
+    side = len(patch)
+    band, smooth, coarse = np.empty_like(patch), np.empty_like(patch), np.empty_like(patch)
+    _blur(patch, blurs[0], 3, band, smooth)
+    _blur(patch, blurs[1], 6, band, coarse)
+    for y in range(side):
+        for x in range(side):
+            band[y, x] = np.rint((smooth[y, x] - coarse[y, x]) / _WEIGHT)
+            patch[y, x] = band[y, x] * band[y, x]
+    _blur(patch, blurs[1], 6, smooth, coarse)
+    floor = (FLOOR * _UNIT * _WEIGHT) ** 2
+    for y in range(side):
+        for x in range(side):
+            patch[y, x] = np.rint(_CONTRAST * _WEIGHT * band[y, x] / np.sqrt(coarse[y, x] + floor))
+
+
+@compiled
+def _blur(image: Floats, weights: Floats, reach: int, spare: Floats, result: Floats) -> None:
+    """Both ways; the result is _WEIGHT**2 times larger. Sums stay below 2**53."""
+    side = len(image)
+    for y in range(side):
+        spare[y] = 0
+        for k in range(max(0, y - reach), min(side, y + reach + 1)):
+            weight = weights[y, k]
+            for x in range(side):
+                spare[y, x] += weight * image[k, x]
+    result[:] = 0
+    for x in range(side):
+        for k in range(max(0, x - reach), min(side, x + reach + 1)):
+            weight = weights[x, k]
+            for y in range(side):
+                result[y, x] += weight * spare[y, k]
+
+
+@compiled
+def _correlation(ours: Floats, theirs: Floats) -> float:
+    """Pearson's, with norms of at least FAINT."""
+    number = ours.size
+    a, b, aa, bb, ab = 0.0, 0.0, 0.0, 0.0, 0.0
+    for y in range(len(ours)):
+        for x in range(len(ours)):
+            a += ours[y, x]
+            b += theirs[y, x]
+            aa += ours[y, x] * ours[y, x]
+            bb += theirs[y, x] * theirs[y, x]
+            ab += ours[y, x] * theirs[y, x]
+    least = (FAINT * _CONTRAST * number) ** 2
+    return (number * ab - a * b) / np.sqrt(max(number * aa - a * a, least) * max(number * bb - b * b, least))

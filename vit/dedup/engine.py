@@ -24,6 +24,7 @@ from vit.dedup.state import MARK, Found, Line, State, join_codes
 from vit.dedup.tiers import Tier
 from vit.typing import Ints
 
+TESTS, WITHIN, CORPUS = "test images", "benchmarks with themselves", "training images"  # kinds of work, as told
 AHEAD = 2  # jobs handed out for each worker, so that none waits for the next
 
 
@@ -108,7 +109,7 @@ class Engine:
         """Decode the test images that were not decoded yet."""
         pieces = [piece for benchmark in benchmarks for piece in benchmark.pieces]
         left = [piece for piece in pieces if self._of(piece, "test") is None]
-        self._do("test images", None, [Job("test", piece) for piece in left], (), len(pieces))
+        self._do(TESTS, None, [Job("test", piece) for piece in left], (), len(pieces))
 
     def index(self, benchmarks: Sequence[Benchmark]) -> Indexed:
         """The index of their readable images; thumbnails stay on the disk."""
@@ -123,7 +124,7 @@ class Engine:
 
         whole = scan.on_disk(parts(), self.state.directory)
         return Indexed(
-            index=TestIndex(whole, self.tier),
+            tests=TestIndex(whole, self.tier),
             benchmarks=tuple(benchmark.fingerprint for benchmark in benchmarks),
             benchmark=np.repeat([number for number, _ in places], [len(rows) for _, rows in places]).astype(np.int32),
             row=np.concatenate([rows for _, rows in places]).astype(np.int32),
@@ -139,7 +140,7 @@ class Engine:
                 if not any(line.against == (benchmark.fingerprint,) for line in self._all(piece, "within")):
                     stored = self.state.prints_path(piece.fingerprint)
                     jobs.append(Job("within", piece, benchmark.fingerprint, first, stored=stored))
-        self._do("benchmarks with themselves", indexed, jobs, None, total)
+        self._do(WITHIN, indexed, jobs, None, total)
 
     def _scan(self, train: Sequence[Root], benchmarks: Sequence[Benchmark], indexed: Indexed, *, rescan: bool) -> None:
         wanted = indexed.benchmarks
@@ -160,7 +161,7 @@ class Engine:
                     for piece in root.pieces()
                     if self._missing(piece, wanted, rescan=rescan) == missing
                 )
-                self._do("corpus", smaller, jobs, missing, total)
+                self._do(CORPUS, smaller, jobs, missing, total)
 
     def _missing(self, piece: Piece, wanted: tuple[str, ...], *, rescan: bool) -> tuple[str, ...]:
         """The benchmarks that a piece has not been compared with; all of them if it has no codes yet."""
@@ -279,7 +280,7 @@ def listed(root: Root) -> Benchmark:
 
 def _notes(benchmarks: Sequence[Benchmark], indexed: Indexed) -> dict[tuple[str, str], str]:
     result: dict[tuple[str, str], str] = {}
-    for at, note in sorted(indexed.index.notes.items()):
+    for at, note in sorted(getattr(indexed.tests, "notes", {}).items()):
         benchmark = benchmarks[int(indexed.benchmark[at])]
         result[benchmark.name, benchmark.keys[int(indexed.row[at])]] = note
     return result

@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,4 +221,3 @@ def member(piece: Piece, key: str) -> Member:
 def _train_labels(table: pa.Table) -> set[int]:
     several: list[list[int]] = table.filter(pc.field("split") == "train")["labels"].to_pylist()
     return {label for labels in several for label in labels}
-

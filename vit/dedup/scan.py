@@ -23,7 +23,7 @@ CHUNK = 128  # images in memory at a time
 class Indexed(NamedTuple):
     """The index of test images, and which test image each of its rows is."""
 
-    index: TestIndex
+    tests: TestIndex
     benchmarks: tuple[str, ...]  # fingerprints
     benchmark: Ints  # int32 [N], into those
     row: Ints  # int32 [N], of the image among all that the benchmark lists
@@ -89,13 +89,13 @@ def on_disk(parts: Iterable[Prints], directory: Path) -> Prints:
     kept: list[Prints] = []
     with tempfile.TemporaryFile(dir=directory) as file:
         for part in parts:
-            file.write(np.ascontiguousarray(part.thumbnails))
+            file.write(part.thumbnails.tobytes())
             kept.append(part._replace(thumbnails=part.thumbnails[:0]))
         whole = prints.concatenate(kept)
         count, shape = len(whole.byte_digests), whole.thumbnails.shape[1:]
         file.flush()
         mapped = np.memmap(file, np.uint8, "r", shape=(count, *shape)) if count else whole.thumbnails
-    return whole._replace(rows=np.arange(count), thumbnails=mapped)
+    return whole._replace(rows=np.arange(count), thumbnails=mapped.view(np.ndarray))
 
 
 def _test(piece: Piece) -> Done:
@@ -129,7 +129,7 @@ def _search(
     own_codes = np.zeros((len(members), CODE), dtype=np.uint8)
     marks = np.zeros((len(members), MARK), dtype=np.uint8)
     for read_rows, encoded in _read(job.piece, members, rows, bad):
-        taken = prints.take(encoded, complete=False, sizes=indexed.index.sizes)
+        taken = prints.take(encoded, complete=False, sizes=indexed.tests.sizes)
         bad += [(printable(members[read_rows[at]].key), reason) for at, reason in taken.unreadable.items()]
         own = np.array(read_rows, dtype=np.int64)[taken.rows]
         own_codes[own], marks[own] = codes.base(taken.thumbnails), taken.byte_digests[:, :MARK]
@@ -144,7 +144,7 @@ def _pairs(
     """Row in the piece and pair, but for an image with itself; `taken.rows` and `read` are by row of the piece."""
     rows: list[int] = taken.rows.tolist()
     placed = taken._replace(rows=np.arange(len(rows), dtype=np.int64), unreadable={})
-    for match in indexed.index.find(placed, lambda at: read(rows[at])):
+    for match in indexed.tests.find(placed, lambda at: read(rows[at])):
         row = rows[match.train]
         one = _found(indexed, match, printable(members[row].key))
         if (one.benchmark, one.test) != (job.benchmark, job.first + row):
@@ -174,7 +174,7 @@ def _screened(indexed: Indexed, job: Job) -> list[int]:
     """Rows whose stored code lies near a test image's, or whose file begins its digest as a test image's does."""
     assert job.codes is not None and job.marks is not None
     present = np.flatnonzero(job.marks.any(axis=1) | job.codes.any(axis=1))
-    near = {int(present[row]) for row, _, _ in indexed.index.screen(job.codes[present])}
+    near = {int(present[row]) for row, _, _ in indexed.tests.screen(job.codes[present])}
     same = np.isin(_as_numbers(job.marks[present]), _as_numbers(indexed.marks))
     return sorted(near | set(present[same].tolist()))
 

@@ -46,15 +46,17 @@ def deduplicate(config: DeduplicateConfig, *, images: Path, out: Path) -> Path:
     BadShard if corpus or tasks are incomplete.
     """
     inputs = {"images": images}
-    with scratch.directory(out, "deduplicate", config, inputs) as (kept_work, _):
-        with output.writing(out, "deduplicate", config, inputs) as work:
-            corpus = Shards(images / "corpus", open_store=storage.open)
+    with (
+        scratch.directory(out, "deduplicate", config, inputs) as (finished, _),
+        output.writing(out, "deduplicate", config, inputs) as work,
+    ):
+        corpus = Shards(images / "corpus", open_store=storage.open)
+        tests = _test_sets(images / "tasks")
+        made_with = audit.settings(tier(config.tier))
+        with State(finished / "state", made_with) as state:
             roots = [Root(name="corpus", store=corpus.home, shards=corpus)]
-            made_with = audit.settings(tier(config.tier))
-            with State(kept_work / "state", made_with) as state:
-                searched = _search(tier(config.tier), state, roots, _test_sets(images / "tasks"))
-                decided = report.decide(searched, ())
-                _write(work, images, searched, decided, made_with)
+            searched = _search(tier(config.tier), state, roots, tests)
+        _write(work, images, searched, report.decide(searched, ()), made_with)
     return out
 
 

@@ -23,10 +23,15 @@ from vit.typing import Floats, Ints, Pixels
 
 SIDE = 32
 FINE, COARSE = 1.0, 2.0  # sigmas in pixels of 32: detail finer than FINE is lost to JPEG and resizing
-FLOOR = 1.0  # gray levels; local contrast below it is noise and is not blown up
+FLOOR = 2.0  # gray levels; local contrast below it is noise and is not blown up
 FAINT = 0.15  # root mean square local contrast; an image below it is flat, and its score shrinks towards 0
-GAINED = 6.0, 0.2  # chroma levels, or share of the colour there is: root mean square that a copy may gain (JPEG)
+COLOURED = 8.0  # chroma levels from which a cell of 16 x 16 has a colour (less comes from JPEG)
+GAINED = 0.3  # share of its colour that a cell may have beyond the other side's
+DISAGREEING = 0.4  # share of the coloured cells
 SATURATION = 1.5  # a copy may be up to this much more colourful
+STRUCTURE, BUSY_SHARE = 0.3, 0.4  # local contrast of a pixel, and share of pixels with it in what is no plain shape
+BLOCK = 8  # pixels; the picture is 4 x 4 blocks
+MAY_DIFFER = 0.4, 0.15  # share of the blocks, of a busy picture (text and logos are laid over) and of a plain shape
 DIGITS = 4  # of a score
 _UNIT = 16  # of a gray level in a patch; all that follows are integers
 _WEIGHT = 256  # of a blur: weights sum to it
@@ -46,12 +51,14 @@ class Pairs(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """How alike pairs are in their first alignment, and in the best one that was found near it."""
+    """How alike pairs are in the best alignment that was tried."""
 
-    plain: Floats  # [P], correlations -1 … 1; near 0 where a side is flat
-    refined: Floats  # [P]; -1 where it was not searched for
+    correlation: Floats  # [P], of local contrast, -1 … 1; near 0 where a side is flat
+    crossed: Floats  # [P], the same without what whole rows or columns share: courses of bricks, lines of text
+    agreement: Floats  # [P], correlation that most blocks with any structure reach; a stray text or logo does not count
+    busy: Floats  # [P], share of the picture that has structure, the smaller of both sides'
+    is_refined: Ints  # bool [P], whether the alignment was searched for
     maps: Floats  # [P, 2, 3], the test side's map of the best alignment
-    fine: Floats  # [P] correlation at twice the resolution in the best alignment
 
 
 def where(view: View, width: int, height: int) -> Floats:
@@ -72,22 +79,40 @@ def where(view: View, width: int, height: int) -> Floats:
 
 
 def scores(pairs: Pairs, tier: Tier) -> Scores:
-    """Correlations of all pairs; those in between `refine_from` and `min_score` are aligned better first."""
+    """Compare all pairs; those between hopeless and clear are aligned better first."""
     number = len(pairs.train)
-    result = Scores(np.empty(number), np.full(number, -1.0), pairs.test_maps.copy(), np.zeros(number))
+    result = Scores(*np.zeros((4, number)), np.zeros(number, dtype=bool), pairs.test_maps.copy())
     bounds = np.array([tier.max_shift, tier.max_shift, tier.max_scale, tier.max_scale, tier.max_turn])
-    limits = np.array([tier.refine_from, tier.min_score])
-    _score(*pairs, bounds, limits, _blurs(SIDE), _blurs(2 * SIDE), *result)
-    return Scores(*(np.round(column, DIGITS) if column is not result.maps else column for column in result))
+    _score(*pairs, bounds, np.array([tier.refine_from, tier.refine_to]), _blurs(SIDE), *result)
+    return Scores(*(np.round(column, DIGITS) for column in result[:4]), *result[4:])
 
 
-def has_gained_colour(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats) -> bool:
-    """Whether the training image has colours that no change of saturation makes from the test image's [16, 16, 2]."""
+def is_copy(scored: Scores, distance: Ints, tier: Tier) -> Ints:
+    """Whether each pair is one picture, bool [P]; the farther their codes, the more the check must show."""
+    is_far, is_plain = distance > tier.near, scored.busy < BUSY_SHARE
+    least = np.where(is_far, tier.min_far, np.where(is_plain, tier.min_plain, tier.min_score))
+    seen = np.where(is_far, np.minimum(scored.correlation, scored.crossed), scored.correlation)
+    return (seen >= least) & (scored.agreement >= tier.min_agreement)
+
+
+def has_other_colours(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats, *, is_busy: bool) -> bool:
+    """Whether the training image has colours [16, 16, 2] that no change of saturation makes from the test image's.
+
+    In a busy picture the test image may have none at all (a gray copy); a plain shape is told from others by its colour.
+    """
     ours, theirs = _chroma(train, train_map), _chroma(test, test_map)
+    if is_busy and _levels(theirs).mean() < COLOURED:
+        return False
     gain = (ours * theirs).sum() / max(float((theirs**2).sum()), 1e-9)
-    gained = ours - min(max(gain, 0.0), SATURATION) * theirs
-    levels, share = GAINED
-    return bool(_rms(gained) > max(levels, share * _rms(ours)))
+    gained = _levels(ours - min(max(gain, 0.0), SATURATION) * theirs)
+    coloured = np.maximum(_levels(ours), _levels(theirs)) > COLOURED
+    disagreeing = coloured & (gained > np.maximum(COLOURED, GAINED * _levels(ours)))
+    return bool(disagreeing.sum() > DISAGREEING * coloured.sum())
+
+
+def _levels(chroma: Floats) -> Floats:
+    """Distance from gray, [16, 16]."""
+    return np.sqrt((chroma**2).sum(axis=0))
 
 
 def _chroma(colours: Pixels, affine: Floats) -> Floats:
@@ -96,10 +121,6 @@ def _chroma(colours: Pixels, affine: Floats) -> Floats:
     for channel in (0, 1):
         _patch(np.ascontiguousarray(colours[..., channel]).astype(np.int64), affine, result[channel])
     return result / _UNIT - 128
-
-
-def _rms(chroma: Floats) -> float:
-    return float(np.sqrt((chroma**2).mean()))
 
 
 @functools.cache
@@ -118,22 +139,70 @@ def _blurs(side: int) -> Floats:
 @compiled
 def _score(
     train: Pixels, test: Pixels, train_maps: Floats, test_maps: Floats, shapes: Floats,
-    bounds: Floats, limits: Floats, blurs: Floats, fine_blurs: Floats,
-    plain: Floats, refined: Floats, maps: Floats, fine: Floats,
+    bounds: Floats, limits: Floats, blurs: Floats,
+    correlation: Floats, crossed: Floats, agreement: Floats, busy: Floats, is_refined: Ints, maps: Floats,
 ) -> None:  # fmt: skip
     ours, theirs = np.empty((SIDE, SIDE)), np.empty((SIDE, SIDE))
     for pair in range(len(train)):
-        small_train, small_test = _halved(train[pair]), _halved(test[pair])
-        _patch(small_train, train_maps[pair], ours)
+        small = _halved(test[pair])
+        _patch(_halved(train[pair]), train_maps[pair], ours)
         _normalise(ours, blurs)
-        plain[pair] = _seen(small_test, test_maps[pair], ours, theirs, blurs)
-        if limits[0] <= plain[pair] < limits[1]:
-            refined[pair] = _align(small_test, test_maps[pair], shapes[pair], bounds, ours, theirs, blurs, maps[pair])
-        if max(plain[pair], refined[pair]) >= limits[1]:
-            large, other = np.empty((2 * SIDE, 2 * SIDE)), np.empty((2 * SIDE, 2 * SIDE))
-            _patch(train[pair], train_maps[pair], large)
-            _normalise(large, fine_blurs)
-            fine[pair] = _seen(test[pair], maps[pair], large, other, fine_blurs)
+        plain = _seen(small, test_maps[pair], ours, theirs, blurs)
+        if limits[0] <= plain < limits[1]:
+            aligned = _align(small, test_maps[pair], shapes[pair], bounds, ours, theirs, blurs, maps[pair])
+            is_refined[pair] = aligned > plain
+        correlation[pair] = _seen(small, maps[pair], ours, theirs, blurs)
+        busy[pair] = min(_share(ours), _share(theirs))
+        agreement[pair] = _agreement(ours, theirs, MAY_DIFFER[0] if busy[pair] >= BUSY_SHARE else MAY_DIFFER[1])
+        _uncross(ours)
+        _uncross(theirs)
+        crossed[pair] = _correlation(ours, theirs)
+
+
+@compiled
+def _share(contrast: Floats) -> float:
+    count = 0
+    for y in range(SIDE):
+        for x in range(SIDE):
+            count += abs(contrast[y, x]) > STRUCTURE * _CONTRAST
+    return count / (SIDE * SIDE)
+
+
+@compiled
+def _agreement(ours: Floats, theirs: Floats, may_differ: float) -> float:
+    """Correlation of the block that stands at `may_differ` when those with structure on either side are sorted."""
+    found, count = np.empty((SIDE // BLOCK) ** 2), 0
+    least = (FAINT * _CONTRAST * BLOCK * BLOCK) ** 2
+    for top in range(0, SIDE, BLOCK):
+        for left in range(0, SIDE, BLOCK):
+            a, b = ours[top : top + BLOCK, left : left + BLOCK], theirs[top : top + BLOCK, left : left + BLOCK]
+            if max(_energy(a), _energy(b)) > least:
+                found[count] = _correlation(a, b)
+                count += 1
+    return np.sort(found[:count])[int(may_differ * count)] if count else 0.0
+
+
+@compiled
+def _energy(block: Floats) -> float:
+    total, squares = 0.0, 0.0
+    for y in range(block.shape[0]):
+        for x in range(block.shape[1]):
+            total += block[y, x]
+            squares += block[y, x] * block[y, x]
+    return block.size * squares - total * total
+
+
+@compiled
+def _uncross(contrast: Floats) -> None:
+    """Take the means of rows and columns away; times _CONTRAST still, rounded to integers."""
+    down, across = np.zeros(SIDE), np.zeros(SIDE)
+    for y in range(SIDE):
+        for x in range(SIDE):
+            down[y] += contrast[y, x]
+            across[x] += contrast[y, x]
+    for y in range(SIDE):
+        for x in range(SIDE):
+            contrast[y, x] = np.rint(contrast[y, x] - (down[y] + across[x]) / SIDE)
 
 
 @compiled
@@ -228,7 +297,7 @@ def _normalise(patch: Floats, blurs: Floats) -> None:
             band[y, x] = np.rint((smooth[y, x] - coarse[y, x]) / _WEIGHT)
             patch[y, x] = band[y, x] * band[y, x]
     _blur(patch, blurs[1], 6, smooth, coarse)
-    floor = (FLOOR * _UNIT * _WEIGHT) ** 2
+    floor = (FLOOR * _UNIT * _WEIGHT * _WEIGHT) ** 2
     for y in range(side):
         for x in range(side):
             patch[y, x] = np.rint(_CONTRAST * _WEIGHT * band[y, x] / np.sqrt(coarse[y, x] + floor))

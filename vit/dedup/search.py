@@ -17,7 +17,7 @@ from vit.dedup.codes import base, codes, views_of
 from vit.dedup.join import HammingIndex
 from vit.dedup.prints import Print, Prints, Size, take_one
 from vit.dedup.tiers import Tier
-from vit.dedup.views import FLIPS, FULL, IDENTITY, View, inverse
+from vit.dedup.views import FULL, IDENTITY, View, inverse
 from vit.typing import Ints, Pixels
 
 TIERS = ("exact-bytes", "exact-pixels", "near")
@@ -63,10 +63,13 @@ class TestIndex:
     def __init__(self, prints: Prints, tier: Tier) -> None:
         self.tier = tier
         self._prints = prints
-        self._whole_views: list[View] = views_of([FULL], FLIPS)
+        self._whole_views: list[View] = views_of([FULL], tier.test_flips)
         self._part_views: list[View] = views_of(tier.test_windows, [IDENTITY])
         self._train_views: list[View] = views_of(tier.train_windows, [IDENTITY])
-        self._flip_views: list[View] = views_of([FULL], tier.train_flips)
+        self._flip_views: list[View] = [
+            *views_of([FULL], tier.train_flips),
+            *views_of(tier.train_turned, [IDENTITY]),
+        ]
         self._bytes, self._pixels, self._luma = (
             _places(digests) for digests in (prints.byte_digests, prints.pixel_digests, prints.luma_digests)
         )
@@ -166,11 +169,11 @@ class TestIndex:
         )
         scored = check.scores(pairs, self.tier)
         matches: list[tuple[tuple[int, int], Match]] = []
-        alike = (scored.plain >= self.tier.min_score) | (scored.refined >= self.tier.min_refined)
-        for place in np.flatnonzero(alike).tolist():
+        for place in np.flatnonzero(check.is_copy(scored, part.distance, self.tier)).tolist():
             train, test = int(part.train[place]), int(part.test[place])
-            full = sight.full(train)
-            if check.has_gained_colour(full.colours, self._prints.colours[test], maps[0][place], scored.maps[place]):
+            colours = sight.full(train).colours, self._prints.colours[test]
+            is_busy = bool(scored.busy[place] >= check.BUSY_SHARE)
+            if check.has_other_colours(*colours, maps[0][place], scored.maps[place], is_busy=is_busy):
                 continue
             matches.append(((train, test), self._near(sight, part, place, scored)))
         return matches
@@ -179,16 +182,15 @@ class TestIndex:
         ours = [*self._train_views, *self._flip_views][int(part.train_view[place])]
         theirs = [*self._whole_views, *self._part_views][int(part.test_view[place])]
         flip = theirs[1] if ours[1] == IDENTITY else inverse(ours[1])
-        plain, refined = float(scored.plain[place]), float(scored.refined[place])
         return Match(
             train=int(sight.prints.rows[part.train[place]]),
             test=int(self._prints.rows[part.test[place]]),
             tier="near",
             distance=int(part.distance[place]),
-            score=max(plain, refined),
+            score=float(scored.correlation[place]),
             window=theirs[0].name if ours[0] == FULL else f"train-{ours[0].name}",
             flip=flip.name,
-            refined=refined > plain,
+            refined=bool(scored.is_refined[place]),
         )
 
 

@@ -16,12 +16,18 @@ class Tier:
     name: str
     radius: int  # bits of 256 within which every pair of codes is looked at
     reach: int  # bits within which those pairs are that the look-ups come across anyway
-    train_windows: tuple[Window, ...]  # of training images, compared with whole test images in all eight flips
+    test_flips: tuple[Flip, ...]  # of whole test images
+    train_windows: tuple[Window, ...]  # of training images, compared with whole test images in all their flips
     test_windows: tuple[Window, ...]  # of test images, compared with whole training images
     train_flips: tuple[Flip, ...]  # of whole training images, for that
-    min_score: float  # correlation of aligned local contrast
-    min_refined: float  # the same, after the alignment has been searched for
-    refine_from: float  # correlation below which that is hopeless
+    train_turned: tuple[Window, ...]  # of training images, compared with windows of test images, too: both lose corners
+    near: int  # bits up to which codes say much
+    min_score: float  # correlation of aligned local contrast, of pairs whose codes are near
+    min_plain: float  # the same of pictures with little structure: shapes, masks
+    min_far: float  # the same of pairs whose codes are not near; rows and columns taken away
+    min_agreement: float  # correlation that most blocks reach
+    refine_from: float  # correlation from which a better alignment is searched for,
+    refine_to: float  # and up to which
     max_shift: float  # bounds of that search: fraction of the frame
     max_scale: float  # logarithm of the scale of either side
     max_turn: float  # degrees
@@ -39,12 +45,18 @@ FAST = Tier(
     name="fast",
     radius=31,
     reach=60,
+    test_flips=FLIPS,
     train_windows=_WINDOWS,
     test_windows=_PARTS,
     train_flips=(IDENTITY, MIRROR),
-    min_score=0.82,
-    min_refined=0.86,
-    refine_from=0.5,
+    train_turned=(),
+    near=60,
+    min_score=0.6,
+    min_plain=0.88,
+    min_far=0.86,
+    min_agreement=0.5,
+    refine_from=0.3,
+    refine_to=0.9,
     max_shift=0.04,
     max_scale=0.04,
     max_turn=0.0,
@@ -53,12 +65,18 @@ THOROUGH = Tier(
     name="thorough",
     radius=75,
     reach=75,
-    train_windows=(*_WINDOWS, *(centre(92, turn=turn) for turn in (-6, -3, 3, 6))),
-    test_windows=(*_PARTS, *(centre(92, turn=turn) for turn in (-6, -3, 3, 6))),
+    test_flips=FLIPS,
+    train_windows=(*_WINDOWS, *grid(95, 3), *grid(85, 3)),
+    test_windows=_PARTS,
     train_flips=FLIPS,
-    min_score=0.82,
-    min_refined=0.86,
-    refine_from=0.4,
+    train_turned=tuple(centre(83, turn=turn) for turn in (-7, -5, -3, 3, 5, 7)),
+    near=60,
+    min_score=0.6,
+    min_plain=0.88,
+    min_far=0.86,
+    min_agreement=0.5,
+    refine_from=0.3,
+    refine_to=0.9,
     max_shift=0.06,
     max_scale=0.08,
     max_turn=8.0,
@@ -71,3 +89,9 @@ def tier(name: str) -> Tier:
     if name not in _TIERS:
         raise ValueError(f"there is no tier {name!r}; choose one of {', '.join(_TIERS)}")
     return _TIERS[name]
+
+
+def window(name: str) -> Window:
+    """The window that a match names (`train-` left out); raises KeyError if no tier has it."""
+    known = (FULL, *FAST.train_windows, *FAST.test_windows, *THOROUGH.train_windows, *THOROUGH.test_windows, *THOROUGH.train_turned)
+    return {window.name: window for window in known}[name.removeprefix("train-")]

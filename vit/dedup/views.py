@@ -88,3 +88,8 @@ def inverse(flip: Flip) -> Flip:
 
 
 _UNDONE = {"rotate90": "rotate270", "rotate270": "rotate90"}
+
+
+def flip(name: str) -> Flip:
+    """The flip of this name; raises KeyError if there is none."""
+    return {flip.name: flip for flip in FLIPS}[name]

@@ -27,6 +27,16 @@ settings.register_profile("repo", deadline=None, max_examples=25, derandomize=Tr
 settings.load_profile("repo")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: tests that share the demo in one process and first, since it takes longest; the others
+    by file."""
+    on_demo = {item: "demo" in getattr(item, "fixturenames", ()) for item in items}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("demo" if on_demo[item] else item.path.stem))
+    items.sort(key=lambda item: not on_demo[item])
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which `make demo` has run, with two Ray workers; it takes minutes, so all slow tests share it.

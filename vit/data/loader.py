@@ -68,7 +68,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: Shards, rows: range, *, resolution: int, view: View, batch_size: int = 256
+    shards: Shards, rows: Sequence[int], *, resolution: int, view: View, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], first labels B."""
     recipe = Recipe(shards=shards, resolution=resolution, seed=0, augment=None, evaluation=view)

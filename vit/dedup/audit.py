@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vit.data.pictures import UnreadableImage, decode
-from vit.dedup import codes, page, report
+from vit.dedup import aligned, codes, page, report
 from vit.dedup.engine import Searched
 from vit.dedup.report import Decided, Located
 from vit.dedup.sources import Member, Piece
@@ -58,7 +58,7 @@ def write(
     content = page.Content(
         summary=counts,
         benchmarks=counts["by_benchmark"],
-        shown=[page.align(one.pair, *pictures(one), tier) for one in chosen],
+        shown=[aligned.align(one.pair, *pictures(one), tier) for one in chosen],
         num_pairs=len(decided.pairs),
         vetoed=decided.vetoed,
         within={benchmark.name: report.within(searched, benchmark) for benchmark in searched.benchmarks},

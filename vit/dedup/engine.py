@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vit.dedup import scan
+from vit.dedup import scan, within
 from vit.dedup.prints import Prints
 from vit.dedup.scan import Done, Indexed, Job
 from vit.dedup.search import TestIndex
@@ -100,8 +100,8 @@ class Engine:
         """
         benchmarks = tuple(listed(root) for root in tests)
         self.print_tests(benchmarks)
-        indexed = self.index(benchmarks)
-        self._within(benchmarks, indexed)
+        indexed, whole = self.index(benchmarks)
+        self._within(benchmarks, indexed, whole)
         self._scan(train, benchmarks, indexed, rescan=rescan)
         return self._collected(train, tests, benchmarks, indexed)
 
@@ -111,8 +111,8 @@ class Engine:
         left = [piece for piece in pieces if self._of(piece, "test") is None]
         self._do(TESTS, None, [Job("test", piece) for piece in left], (), len(pieces))
 
-    def index(self, benchmarks: Sequence[Benchmark]) -> Indexed:
-        """The index of their readable images; thumbnails stay on the disk."""
+    def index(self, benchmarks: Sequence[Benchmark]) -> tuple[Indexed, Prints]:
+        """The index of their readable images, and those; thumbnails stay on the disk."""
         places: list[tuple[int, Ints]] = []
 
         def parts() -> Iterator[Prints]:
@@ -123,24 +123,42 @@ class Engine:
                     yield taken
 
         whole = scan.on_disk(parts(), self.state.directory)
-        return Indexed(
+        indexed = Indexed(
             tests=TestIndex(whole, self.tier),
             benchmarks=tuple(benchmark.fingerprint for benchmark in benchmarks),
             benchmark=np.repeat([number for number, _ in places], [len(rows) for _, rows in places]).astype(np.int32),
             row=np.concatenate([rows for _, rows in places]).astype(np.int32),
             marks=np.ascontiguousarray(whole.byte_digests[:, :MARK]),
         )
+        return indexed, whole
 
-    def _within(self, benchmarks: Sequence[Benchmark], indexed: Indexed) -> None:
-        jobs: list[Job] = []
-        total = 0
-        for benchmark in benchmarks:
-            for piece, first in zip(benchmark.pieces, benchmark.firsts, strict=True):
-                total += 1
-                if not any(line.against == (benchmark.fingerprint,) for line in self._all(piece, "within")):
-                    stored = self.state.prints_path(piece.fingerprint)
-                    jobs.append(Job("within", piece, benchmark.fingerprint, first, stored=stored))
-        self._do(WITHIN, indexed, jobs, None, total)
+    def _within(self, benchmarks: Sequence[Benchmark], indexed: Indexed, whole: Prints) -> None:
+        total = sum(len(benchmark.pieces) for benchmark in benchmarks)
+        for number, benchmark in enumerate(benchmarks):
+            places = list(zip(benchmark.pieces, benchmark.firsts, strict=True))
+            left = [(piece, first) for piece, first in places if self._within_line(benchmark, piece) is None]
+            if left:
+                mine = np.flatnonzero(indexed.benchmark == number)
+                alike = within.look(whole.at(mine)._replace(rows=indexed.row[mine]), self.tier)
+                jobs = (self._within_job(benchmark, piece, first, alike) for piece, first in left)
+                self._do(WITHIN, indexed, jobs, None, total)
+
+    def _within_job(self, benchmark: Benchmark, piece: Piece, first: int, alike: within.Alike) -> Job:
+        last = first + len(piece.members()[0])
+        return Job(
+            "within",
+            piece,
+            benchmark=benchmark.fingerprint,
+            first=first,
+            stored=self.state.prints_path(piece.fingerprint),
+            chosen=alike.near[(alike.near >= first) & (alike.near < last)] - first,
+            exact=tuple((row - first, other) for row, other in alike.exact if first <= row < last),
+            notes=tuple((benchmark.keys[row], note) for row, note in alike.notes if first <= row < last),
+        )
+
+    def _within_line(self, benchmark: Benchmark, piece: Piece) -> Line | None:
+        lines = [line for line in self._all(piece, "within") if line.against == (benchmark.fingerprint,)]
+        return lines[-1] if lines else None
 
     def _scan(self, train: Sequence[Root], benchmarks: Sequence[Benchmark], indexed: Indexed, *, rescan: bool) -> None:
         wanted = indexed.benchmarks
@@ -154,7 +172,7 @@ class Engine:
         for missing in sorted(groups, key=lambda group: (-len(group), group)):
             if missing:
                 some = [one for one in benchmarks if one.fingerprint in missing]
-                smaller = indexed if missing == wanted else self.index(some)
+                smaller = indexed if missing == wanted else self.index(some)[0]
                 jobs = (
                     self._job(piece, rescan=missing == whole)
                     for root in train
@@ -202,6 +220,7 @@ class Engine:
                 images=result.images,
                 found=result.found,
                 unreadable=result.unreadable,
+                notes=result.notes,
             )
             self._lines[line.piece].append(self.state.add(line, codes))
             pairs += len(result.found)
@@ -240,11 +259,11 @@ class Engine:
         return Searched(
             benchmarks=benchmarks,
             found=tuple(found),
-            within=tuple(self._found_within(benchmarks)),
+            within=tuple(one for _, line in self._within_lines(benchmarks) for one in line.found),
             unreadable=tuple(bad),
             num_train=num_train,
             screened=screened,
-            notes=_notes(benchmarks, indexed),
+            notes={(name, key): note for name, line in self._within_lines(benchmarks) for key, note in line.notes},
         )
 
     def _results(
@@ -257,11 +276,12 @@ class Engine:
         assert first is not None, "the piece was listed after the search"
         return [(known[one], one) for one in wanted if one in known], first.unreadable, first.images
 
-    def _found_within(self, benchmarks: Sequence[Benchmark]) -> Iterator[Found]:
+    def _within_lines(self, benchmarks: Sequence[Benchmark]) -> Iterator[tuple[str, Line]]:
         for benchmark in benchmarks:
             for piece in benchmark.pieces:
-                lines = [line for line in self._all(piece, "within") if line.against == (benchmark.fingerprint,)]
-                yield from lines[-1].found
+                line = self._within_line(benchmark, piece)
+                assert line is not None, "every piece was compared with its benchmark"
+                yield benchmark.name, line
 
 
 def listed(root: Root) -> Benchmark:
@@ -276,11 +296,3 @@ def listed(root: Root) -> Benchmark:
         raise NoImages(f"{root.store.uri} holds no images (by their extensions)")
     whole = fingerprint([root.name, *(piece.fingerprint for piece in pieces)])
     return Benchmark(name=root.name, fingerprint=whole, pieces=pieces, firsts=tuple(firsts), keys=tuple(keys))
-
-
-def _notes(benchmarks: Sequence[Benchmark], indexed: Indexed) -> dict[tuple[str, str], str]:
-    result: dict[tuple[str, str], str] = {}
-    for at, note in sorted(getattr(indexed.tests, "notes", {}).items()):
-        benchmark = benchmarks[int(indexed.benchmark[at])]
-        result[benchmark.name, benchmark.keys[int(indexed.row[at])]] = note
-    return result

@@ -40,6 +40,9 @@ class Job(NamedTuple):
     codes: Pixels | None = None  # screen: stored codes uint8 [N, 32] and marks uint8 [N, 4] of the piece
     marks: Pixels | None = None
     stored: Path | None = None  # within: the piece's prints
+    chosen: Ints | None = None  # within: rows of the piece that may repeat another image of the benchmark
+    exact: tuple[tuple[int, int], ...] = ()  # within: rows of the piece and of the benchmark with the same pixels
+    notes: tuple[tuple[str, str], ...] = ()  # within: key, and why it is compared less freely
 
 
 class Done(NamedTuple):
@@ -51,6 +54,7 @@ class Done(NamedTuple):
     codes: Pixels | None = None  # scan
     marks: Pixels | None = None
     prints: Prints | None = None  # test; rows are those of the piece
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def work(indexed: Indexed | None, job: Job) -> Done:
@@ -113,11 +117,17 @@ def _test(piece: Piece) -> Done:
 
 
 def _within(indexed: Indexed, job: Job, taken: Prints) -> Done:
-    """Pairs of a piece of test images with others of the same benchmark, each pair once."""
+    """Pairs of some of a piece's test images with others of the same benchmark."""
     members, _ = job.piece.members()
-    pairs = _pairs(indexed, job, members, taken, lambda row: job.piece.read(members[row]))
-    once = [one for row, one in pairs if one.benchmark == job.benchmark and one.test > job.first + row]
-    return Done(len(members), tuple(once))
+    found = [
+        Found(printable(members[row].key), job.benchmark, other, "exact-pixels", 0, 1.0, "full", "identity", False)
+        for row, other in job.exact
+    ]
+    taken = taken.at(np.flatnonzero(np.isin(taken.rows, job.chosen if job.chosen is not None else [])))
+    if len(taken.rows):
+        pairs = _pairs(indexed, job, members, taken, lambda row: job.piece.read(members[row]))
+        found += [one for row, one in pairs if one.benchmark == job.benchmark and one.test != job.first + row]
+    return Done(len(members), tuple(found), notes=job.notes)
 
 
 def _search(

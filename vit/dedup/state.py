@@ -58,6 +58,7 @@ class Line:
     images: int
     found: tuple[Found, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()  # key, reason
+    notes: tuple[tuple[str, str], ...] = ()  # key, and why it is compared less freely
     codes: int = -1  # offset in codes.bin, if this line stores any
     sha256: str = ""  # of those codes
 
@@ -160,8 +161,8 @@ def _whole_lines(path: Path) -> Iterator[Line]:
 
 def _line(values: dict[str, Any]) -> Line:
     found = tuple(Found(*one) for one in values.pop("found"))
-    unreadable = tuple((key, reason) for key, reason in values.pop("unreadable"))
-    return Line(found=found, unreadable=unreadable, against=tuple(values.pop("against")), **values)
+    unreadable, notes = (tuple((key, text) for key, text in values.pop(name)) for name in ("unreadable", "notes"))
+    return Line(found=found, unreadable=unreadable, notes=notes, against=tuple(values.pop("against")), **values)
 
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ def _search(used: Tier, state: State, corpus: list[Root], tests: list[Root]) -> 
         if what == engine.CORPUS:
             tell(total * done // pieces, {"pairs": pairs})
 
-    searched = engine.Engine(used, state, _map(total), told).search(corpus, tests)
+    searched = engine.Engine(used, state, _map(total), told).search(corpus, tests, inside=False)
     bad = [row for row in searched.unreadable if row[0] == "test"]
     for _, task, key, reason in bad:
         raise ValueError(

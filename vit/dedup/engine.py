@@ -53,7 +53,7 @@ class Searched:
 
     benchmarks: tuple[Benchmark, ...]
     found: tuple[tuple[Piece, Found], ...]  # where the corpus image is, and the pair
-    within: tuple[Found, ...]
+    within: tuple[Found, ...] | None  # None: not looked for
     unreadable: tuple[tuple[str, str, str, str], ...]  # side, root, key, reason
     num_train: int
     screened: Mapping[str, int]  # by fingerprint of a benchmark: corpus images compared by their stored codes only
@@ -93,17 +93,20 @@ class Engine:
         for line in state.lines:
             self._lines[line.piece].append(line)
 
-    def search(self, train: Sequence[Root], tests: Sequence[Root], *, rescan: bool = False) -> Searched:
-        """Compare every corpus image with every test image, and test images of a benchmark with each other.
+    def search(
+        self, train: Sequence[Root], tests: Sequence[Root], *, rescan: bool = False, inside: bool = True
+    ) -> Searched:
+        """Compare every corpus image with every test image; if `inside`, those of a benchmark with each other, too.
 
         Raises NoImages for a side without an image, and what reading shards raises.
         """
         benchmarks = tuple(listed(root) for root in tests)
         self.print_tests(benchmarks)
         indexed, whole = self.index(benchmarks)
-        self._within(benchmarks, indexed, whole)
+        if inside:
+            self._within(benchmarks, indexed, whole)
         self._scan(train, benchmarks, indexed, rescan=rescan)
-        return self._collected(train, tests, benchmarks, indexed)
+        return self._collected(train, tests, benchmarks, indexed, inside=inside)
 
     def print_tests(self, benchmarks: Sequence[Benchmark]) -> None:
         """Decode the test images that were not decoded yet."""
@@ -198,12 +201,7 @@ class Engine:
         return Job("screen", piece, codes=stored, marks=marks)
 
     def _do(
-        self,
-        what: str,
-        shared: Indexed | None,
-        jobs: Iterable[Job],
-        against: tuple[str, ...] | None,
-        total: int,
+        self, what: str, shared: Indexed | None, jobs: Iterable[Job], against: tuple[str, ...] | None, total: int
     ) -> None:
         """Have jobs done and write a line for each; `against` None: the benchmark of the job."""
         pairs = 0
@@ -237,7 +235,13 @@ class Engine:
         return lines[-1] if lines else None
 
     def _collected(
-        self, train: Sequence[Root], tests: Sequence[Root], benchmarks: tuple[Benchmark, ...], indexed: Indexed
+        self,
+        train: Sequence[Root],
+        tests: Sequence[Root],
+        benchmarks: tuple[Benchmark, ...],
+        indexed: Indexed,
+        *,
+        inside: bool,
     ) -> Searched:
         found: list[tuple[Piece, Found]] = []
         bad: list[tuple[str, str, str, str]] = []
@@ -256,14 +260,15 @@ class Engine:
             lines = [self._of(piece, "test") for piece in benchmark.pieces]
             bad += [("test", root.name, key, reason) for line in lines if line for key, reason in line.unreadable]
             bad += [("test", root.name, key, reason) for key, reason in root.skipped]
+        own = list(self._within_lines(benchmarks)) if inside else []
         return Searched(
             benchmarks=benchmarks,
             found=tuple(found),
-            within=tuple(one for _, line in self._within_lines(benchmarks) for one in line.found),
+            within=tuple(one for _, line in own for one in line.found) if inside else None,
             unreadable=tuple(bad),
             num_train=num_train,
             screened=screened,
-            notes={(name, key): note for name, line in self._within_lines(benchmarks) for key, note in line.notes},
+            notes={(name, key): note for name, line in own for key, note in line.notes},
         )
 
     def _results(

@@ -96,7 +96,7 @@ def _table(content: Content) -> str:
         total, found, stored = counts["test_images"], counts["with_duplicate"], counts["compared_by_stored_codes"]
         how = f"{stored:,} by stored codes" if stored else "in full"
         row = [_e(name), f"{total:,}", f"{found:,}", f"{found / total:.2%}", f"{counts['pairs']:,}"]
-        row += [f"{counts['within']:,}", how]
+        row += ["–" if counts["within"] is None else f"{counts['within']:,}", how]
         published = counts["published"]
         keys = ("jft", "imagenet21k", "ilsvrc_train") if has_published else ()
         row += [f"{published[key]:,}" if published else "–" for key in keys]

@@ -136,7 +136,7 @@ def by_benchmark(searched: Searched, pairs: Iterable[Pair]) -> dict[str, dict[st
             "test_images": len(benchmark.keys),
             "with_duplicate": duplicates[benchmark.name],
             "pairs": counts[benchmark.name],
-            "within": sum(len(group) - 1 for group in within(searched, benchmark)),
+            "within": None if searched.within is None else sum(len(group) - 1 for group in within(searched, benchmark)),
             "compared_by_stored_codes": searched.screened.get(benchmark.fingerprint, 0),
             "published": published(benchmark.name),
         }
@@ -146,8 +146,8 @@ def by_benchmark(searched: Searched, pairs: Iterable[Pair]) -> dict[str, dict[st
 
 def within(searched: Searched, benchmark: Benchmark) -> list[list[str]]:
     """Groups of test images of one benchmark that show the same picture."""
-    pairs = [(one.train, benchmark.keys[one.test]) for one in searched.within if one.benchmark == benchmark.fingerprint]
-    return groups.components(pairs)
+    own = (one for one in searched.within or () if one.benchmark == benchmark.fingerprint)
+    return groups.components((one.train, benchmark.keys[one.test]) for one in own)
 
 
 def published(name: str) -> dict[str, Any] | None:

@@ -205,7 +205,7 @@ def _version(entry: "os.DirEntry[str]", name: str, skipped: list[tuple[str, str]
 
 def _leads_inside(path: str, home: str) -> bool:
     target = os.path.realpath(path)
-    return target.startswith(f"{home}/") and os.path.exists(target)  # noqa: PTH110
+    return f"{target}/".startswith(f"{home}/") and os.path.exists(target)  # noqa: PTH110
 
 
 def _of_shards(root: str, shards: Shards) -> Iterator[Piece]:

@@ -24,8 +24,6 @@ OTHERS = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     ("skimage.data", "motorcycle_left.png"),
 )
-# Thresholds in vit.dedup.tiers were fixed on seed 0 of these; the retina photograph is not among them.
-FIXED_ON = ("astronaut", "brick", "cell", "coffee", "gravel", "moon", "page", "rocket", "china", "motorcycle_left")
 MIN_CONTRAST = 10.0  # gray levels, standard deviation, as vit.data.synthetic.planted: JPEG leaves nothing of less
 
 
@@ -51,15 +49,13 @@ def pictures(directory: Path | None) -> Iterator[tuple[str, Image.Image]]:
             yield str(path), Image.open(path).convert("RGB")
 
 
-def tiles(seed: int, *, directory: Path | None = None, only: tuple[str, ...] | None = None) -> Tiles:
+def tiles(seed: int, *, directory: Path | None = None) -> Tiles:
     """Cut every picture on a grid that depends on the seed; every other tile is a training image, edited 29 times."""
     draw = np.random.Generator(np.random.PCG64(seed))
     train: list[tuple[str, Image.Image]] = []
     other: list[Image.Image] = []
     for name, picture in pictures(directory):
-        if only is not None and name not in only:
-            continue
-        for at, tile in enumerate(_cut(name, picture, draw)):
+        for at, tile in enumerate(_cut(picture, draw)):
             if at % 2 == 0:
                 train.append((name, tile))
             else:
@@ -80,15 +76,16 @@ def tiles(seed: int, *, directory: Path | None = None, only: tuple[str, ...] | N
     )
 
 
-def _cut(name: str, picture: Image.Image, draw: np.random.Generator) -> Iterator[Image.Image]:
-    """Tiles that share no pixel, with room for a random offset; the retina also in larger ones (they collide more)."""
-    sizes = [(int(draw.integers(150, 190)), int(draw.integers(110, 150)))]
-    if min(picture.size) >= 1200:
-        sizes[0] = (2 * sizes[0][0], 2 * sizes[0][1])
-    for width, height in sizes:
-        left, top = (int(draw.integers(0, 1 + side % step)) for side, step in zip(picture.size, (width, height)))
-        for y in range(top, picture.height - height + 1, height):
-            for x in range(left, picture.width - width + 1, width):
-                tile = picture.crop((x, y, x + width, y + height))
-                if np.asarray(tile.convert("L")).std() >= MIN_CONTRAST:
-                    yield tile
+def _cut(picture: Image.Image, draw: np.random.Generator) -> Iterator[Image.Image]:
+    """Tiles that share no pixel, on a grid of random size and offset; of large pictures (the retina) larger ones."""
+    factor = 2 if min(picture.size) >= 1200 else 1
+    width, height = factor * int(draw.integers(150, 190)), factor * int(draw.integers(110, 150))
+    first_left, first_top = (
+        int(draw.integers(1 + picture.width % width)),
+        int(draw.integers(1 + picture.height % height)),
+    )
+    for top in range(first_top, picture.height - height + 1, height):
+        for left in range(first_left, picture.width - width + 1, width):
+            tile = picture.crop((left, top, left + width, top + height))
+            if np.asarray(tile.convert("L")).std() >= MIN_CONTRAST:
+                yield tile

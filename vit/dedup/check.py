@@ -23,7 +23,8 @@ from vit.typing import Floats, Ints, Pixels
 
 SIDE = 32
 FINE, COARSE = 1.0, 2.0  # sigmas in pixels of 32: detail finer than FINE is lost to JPEG and resizing
-FLOOR = 2.0  # gray levels; local contrast below it is noise and is not blown up
+FLOOR = 2.0  # gray levels; local contrast below it is noise and is not blown up,
+FAINT_FLOOR = 0.5  # except in plain shapes and masks, which can only be told apart by what little is in them
 FAINT = 0.15  # root mean square local contrast; an image below it is flat, and its score shrinks towards 0
 COLOURED = 8.0  # chroma levels from which a cell of 16 x 16 has a colour (less comes from JPEG)
 GAINED = 0.3  # share of its colour that a cell may have beyond the other side's
@@ -31,7 +32,7 @@ DISAGREEING = 0.4  # share of the coloured cells
 SATURATION = 1.5  # a copy may be up to this much more colourful
 STRUCTURE, BUSY_SHARE = 0.3, 0.4  # local contrast of a pixel, and share of pixels with it in what is no plain shape
 BLOCK = 8  # pixels; the picture is 4 x 4 blocks
-MAY_DIFFER = 0.4, 0.15  # share of the blocks, of a busy picture (text and logos are laid over) and of a plain shape
+MAY_DIFFER = 0.4  # share of the blocks: text and logos are laid over
 DIGITS = 4  # of a score
 _UNIT = 16  # of a gray level in a patch; all that follows are integers
 _WEIGHT = 256  # of a blur: weights sum to it
@@ -53,8 +54,10 @@ class Pairs(NamedTuple):
 class Scores(NamedTuple):
     """How alike pairs are in the best alignment that was tried."""
 
+    first: Floats  # [P], correlation in the alignment of the windows
     correlation: Floats  # [P], of local contrast, -1 … 1; near 0 where a side is flat
     crossed: Floats  # [P], the same without what whole rows or columns share: courses of bricks, lines of text
+    detail: Floats  # [P], the same with faint detail blown up, where there is little structure; 0 elsewhere
     agreement: Floats  # [P], correlation that most blocks with any structure reach; a stray text or logo does not count
     busy: Floats  # [P], share of the picture that has structure, the smaller of both sides'
     is_refined: Ints  # bool [P], whether the alignment was searched for
@@ -81,18 +84,19 @@ def where(view: View, width: int, height: int) -> Floats:
 def scores(pairs: Pairs, tier: Tier) -> Scores:
     """Compare all pairs; those between hopeless and clear are aligned better first."""
     number = len(pairs.train)
-    result = Scores(*np.zeros((4, number)), np.zeros(number, dtype=bool), pairs.test_maps.copy())
+    result = Scores(*np.zeros((6, number)), np.zeros(number, dtype=bool), pairs.test_maps.copy())
     bounds = np.array([tier.max_shift, tier.max_shift, tier.max_scale, tier.max_scale, tier.max_turn])
     _score(*pairs, bounds, np.array([tier.refine_from, tier.refine_to]), _blurs(SIDE), *result)
-    return Scores(*(np.round(column, DIGITS) for column in result[:4]), *result[4:])
+    return Scores(*(np.round(column, DIGITS) for column in result[:6]), *result[6:])
 
 
 def is_copy(scored: Scores, distance: Ints, tier: Tier) -> Ints:
-    """Whether each pair is one picture, bool [P]; the farther their codes, the more the check must show."""
-    is_far, is_plain = distance > tier.near, scored.busy < BUSY_SHARE
-    least = np.where(is_far, tier.min_far, np.where(is_plain, tier.min_plain, tier.min_score))
-    seen = np.where(is_far, np.minimum(scored.correlation, scored.crossed), scored.correlation)
-    return (seen >= least) & (scored.agreement >= tier.min_agreement)
+    """Whether each pair is one picture, bool [P]; far codes and a searched alignment must show more."""
+    both = np.minimum(scored.correlation, scored.crossed)
+    asked = np.interp(distance, (tier.near, tier.far), (tier.min_near, tier.min_far))
+    alike = (both >= tier.min_far) | (scored.first >= asked)
+    has_detail = (scored.busy >= BUSY_SHARE) | (both >= tier.min_plain) | (scored.detail >= tier.min_detail)
+    return alike & has_detail & (scored.agreement >= tier.min_agreement)
 
 
 def has_other_colours(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats, *, is_busy: bool) -> bool:
@@ -140,23 +144,29 @@ def _blurs(side: int) -> Floats:
 def _score(
     train: Pixels, test: Pixels, train_maps: Floats, test_maps: Floats, shapes: Floats,
     bounds: Floats, limits: Floats, blurs: Floats,
-    correlation: Floats, crossed: Floats, agreement: Floats, busy: Floats, is_refined: Ints, maps: Floats,
+    first: Floats, correlation: Floats, crossed: Floats, detail: Floats, agreement: Floats, busy: Floats, is_refined: Ints, maps: Floats,
 ) -> None:  # fmt: skip
     ours, theirs = np.empty((SIDE, SIDE)), np.empty((SIDE, SIDE))
     for pair in range(len(train)):
-        small = _halved(test[pair])
-        _patch(_halved(train[pair]), train_maps[pair], ours)
-        _normalise(ours, blurs)
-        plain = _seen(small, test_maps[pair], ours, theirs, blurs)
-        if limits[0] <= plain < limits[1]:
+        large, small = _halved(train[pair]), _halved(test[pair])
+        _patch(large, train_maps[pair], ours)
+        _normalise(ours, blurs, FLOOR)
+        first[pair] = _seen(small, test_maps[pair], ours, theirs, blurs)
+        if limits[0] <= first[pair] < limits[1]:
             aligned = _align(small, test_maps[pair], shapes[pair], bounds, ours, theirs, blurs, maps[pair])
-            is_refined[pair] = aligned > plain
+            is_refined[pair] = aligned > first[pair]
         correlation[pair] = _seen(small, maps[pair], ours, theirs, blurs)
         busy[pair] = min(_share(ours), _share(theirs))
-        agreement[pair] = _agreement(ours, theirs, MAY_DIFFER[0] if busy[pair] >= BUSY_SHARE else MAY_DIFFER[1])
+        agreement[pair] = _agreement(ours, theirs)
         _uncross(ours)
         _uncross(theirs)
-        crossed[pair] = _correlation(ours, theirs)
+        crossed[pair], detail[pair] = _correlation(ours, theirs), 0
+        if busy[pair] < BUSY_SHARE:
+            _patch(large, train_maps[pair], ours)
+            _normalise(ours, blurs, FAINT_FLOOR)
+            _patch(small, maps[pair], theirs)
+            _normalise(theirs, blurs, FAINT_FLOOR)
+            detail[pair] = _correlation(ours, theirs)
 
 
 @compiled
@@ -169,8 +179,8 @@ def _share(contrast: Floats) -> float:
 
 
 @compiled
-def _agreement(ours: Floats, theirs: Floats, may_differ: float) -> float:
-    """Correlation of the block that stands at `may_differ` when those with structure on either side are sorted."""
+def _agreement(ours: Floats, theirs: Floats) -> float:
+    """Correlation of the block that stands at MAY_DIFFER when those with structure on either side are sorted."""
     found, count = np.empty((SIDE // BLOCK) ** 2), 0
     least = (FAINT * _CONTRAST * BLOCK * BLOCK) ** 2
     for top in range(0, SIDE, BLOCK):
@@ -179,7 +189,7 @@ def _agreement(ours: Floats, theirs: Floats, may_differ: float) -> float:
             if max(_energy(a), _energy(b)) > least:
                 found[count] = _correlation(a, b)
                 count += 1
-    return np.sort(found[:count])[int(may_differ * count)] if count else 0.0
+    return np.sort(found[:count])[int(MAY_DIFFER * count)] if count else 0.0
 
 
 @compiled
@@ -253,7 +263,7 @@ def _move(affine: Floats, move: Floats, shape: float, result: Floats) -> None:
 @compiled
 def _seen(test: Ints, affine: Floats, ours: Floats, theirs: Floats, blurs: Floats) -> float:
     _patch(test, affine, theirs)
-    _normalise(theirs, blurs)
+    _normalise(theirs, blurs, FLOOR)
     return _correlation(ours, theirs)
 
 
@@ -286,7 +296,7 @@ def _patch(image: Ints, affine: Floats, result: Floats) -> None:
 
 
 @compiled
-def _normalise(patch: Floats, blurs: Floats) -> None:
+def _normalise(patch: Floats, blurs: Floats, least: float) -> None:
     """Replace a patch by its local contrast times _CONTRAST, integers."""
     side = len(patch)
     band, smooth, coarse = np.empty_like(patch), np.empty_like(patch), np.empty_like(patch)
@@ -297,7 +307,7 @@ def _normalise(patch: Floats, blurs: Floats) -> None:
             band[y, x] = np.rint((smooth[y, x] - coarse[y, x]) / _WEIGHT)
             patch[y, x] = band[y, x] * band[y, x]
     _blur(patch, blurs[1], 6, smooth, coarse)
-    floor = (FLOOR * _UNIT * _WEIGHT * _WEIGHT) ** 2
+    floor = (least * _UNIT * _WEIGHT * _WEIGHT) ** 2
     for y in range(side):
         for x in range(side):
             patch[y, x] = np.rint(_CONTRAST * _WEIGHT * band[y, x] / np.sqrt(coarse[y, x] + floor))

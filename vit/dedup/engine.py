@@ -16,10 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from vit.dedup import scan, within
+from vit.dedup.benchmark import Benchmark, listed
 from vit.dedup.prints import Prints
 from vit.dedup.scan import Done, Indexed, Job
 from vit.dedup.search import TestIndex
-from vit.dedup.sources import NoImages, Piece, Root, fingerprint, printable
+from vit.dedup.sources import NoImages, Piece, Root
 from vit.dedup.state import MARK, Found, Line, State, join_codes
 from vit.dedup.tiers import Tier
 from vit.typing import Ints
@@ -34,17 +35,6 @@ class Map(Protocol):
     def __call__(
         self, function: Callable[[Indexed | None, Job], Done], shared: Indexed | None, jobs: Iterable[Job], /
     ) -> Iterator[tuple[Job, Done]]: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The test images of one root."""
-
-    name: str
-    fingerprint: str
-    pieces: tuple[Piece, ...]
-    firsts: tuple[int, ...]  # row of the first image of each piece
-    keys: tuple[str, ...]  # all that are listed, readable or not
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,17 +277,3 @@ class Engine:
                 line = self._within_line(benchmark, piece)
                 assert line is not None, "every piece was compared with its benchmark"
                 yield benchmark.name, line
-
-
-def listed(root: Root) -> Benchmark:
-    """A root's images, all of them named; raises NoImages."""
-    pieces = tuple(root.pieces())
-    keys: list[str] = []
-    firsts: list[int] = []
-    for piece in pieces:
-        firsts.append(len(keys))
-        keys += [printable(member.key) for member in piece.members()[0]]
-    if not keys:
-        raise NoImages(f"{root.store.uri} holds no images (by their extensions)")
-    whole = fingerprint([root.name, *(piece.fingerprint for piece in pieces)])
-    return Benchmark(name=root.name, fingerprint=whole, pieces=pieces, firsts=tuple(firsts), keys=tuple(keys))

@@ -111,9 +111,7 @@ class HammingIndex:
             keys, room = _keys(words, table.bits), _ROOM
             while True:
                 pairs = np.empty((room, 3), dtype=np.int64)
-                count = _probe(
-                    words, keys, self._words, limit, (bits, offsets, radii, number), tuple(table[2:]), pairs
-                )
+                count = _probe(words, keys, self._words, limit, (bits, offsets, radii, number), tuple(table[2:]), pairs)
                 if count <= room:
                     break
                 room = count

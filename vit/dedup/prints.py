@@ -66,9 +66,7 @@ class Print(NamedTuple):
     is_flat: bool
 
 
-def take(
-    encoded: Sequence[bytes], *, complete: bool, sizes: frozenset[Size] = frozenset(), threads: int = 1
-) -> Prints:
+def take(encoded: Sequence[bytes], *, complete: bool, sizes: frozenset[Size] = frozenset(), threads: int = 1) -> Prints:
     """Prints of encoded images; a bad one never raises, it is listed with its reason.
 
     `complete` decodes every image in full, as test images need it; JPEGs of `sizes` always are (TestIndex.sizes).

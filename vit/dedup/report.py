@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vit.dedup import groups
-from vit.dedup.engine import Benchmark, Searched
+from vit.dedup.benchmark import Benchmark
+from vit.dedup.engine import Searched
 from vit.dedup.sources import Member, Piece, printable
 from vit.dedup.state import Found
 from vit.dedup.vetoes import Veto

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vit.dedup import check
-from vit.dedup.codes import base, codes, views_of
+from vit.dedup.codes import codes, views_of
 from vit.dedup.join import HammingIndex
 from vit.dedup.prints import Print, Prints, Size, take_one
 from vit.dedup.tiers import Tier
@@ -55,12 +55,19 @@ class _Candidates(NamedTuple):
         return _Candidates(*(column[places] for column in self))
 
 
+class TestCodes(NamedTuple):
+    """Codes of test images, in the order of the index; worth storing, as they are made once."""
+
+    whole: Pixels  # uint8 [T * flips, 32] of T images that are not flat
+    parts: Pixels  # uint8 [T * windows, 32]
+
+
 class TestIndex:
     """Digests, thumbnails and codes of all test images; about 17 kB each, most of it touched only by candidates."""
 
     __test__ = False  # not a test class, pytest
 
-    def __init__(self, prints: Prints, tier: Tier) -> None:
+    def __init__(self, prints: Prints, tier: Tier, codes: TestCodes | None = None) -> None:
         self.tier = tier
         self._prints = prints
         self._whole_views: list[View] = views_of([FULL], tier.test_flips)
@@ -74,9 +81,11 @@ class TestIndex:
             _places(digests) for digests in (prints.byte_digests, prints.pixel_digests, prints.luma_digests)
         )
         self._textured = np.flatnonzero(~prints.is_flat)
-        whole, parts = _codes(prints, self._textured, self._whole_views), _codes(prints, self._textured, self._part_views)
-        self._whole = HammingIndex(whole, radius=tier.radius)
-        self._parts = HammingIndex(parts, radius=tier.radius)
+        self.codes = codes or TestCodes(
+            *(_codes(prints, self._textured, views) for views in (self._whole_views, self._part_views))
+        )
+        self._whole = HammingIndex(self.codes.whole, radius=tier.radius)
+        self._parts = HammingIndex(self.codes.parts, radius=tier.radius)
 
     @property
     def sizes(self) -> frozenset[Size]:
@@ -157,7 +166,9 @@ class TestIndex:
         ours, theirs = [*self._train_views, *self._flip_views], [*self._whole_views, *self._part_views]
         sizes = sight.prints.sizes[part.train], self._prints.sizes[part.test]
         maps = [
-            np.array([check.where(views[view], *size) for view, size in zip(chosen.tolist(), shown.tolist(), strict=True)])
+            np.array(
+                [check.where(views[view], *size) for view, size in zip(chosen.tolist(), shown.tolist(), strict=True)]
+            )
             for views, chosen, shown in ((ours, part.train_view, sizes[0]), (theirs, part.test_view, sizes[1]))
         ]
         pairs = check.Pairs(
@@ -208,7 +219,9 @@ class _Sight:
             row = int(self.prints.rows[place])
             taken = take_one(self._read(row), complete=True)
             if isinstance(taken, str):
-                raise ValueError(f"image {row} of the batch {taken}, though it was decoded a moment ago; is it changing?")
+                raise ValueError(
+                    f"image {row} of the batch {taken}, though it was decoded a moment ago; is it changing?"
+                )
             self._full[place] = taken
         return self._full[place]
 

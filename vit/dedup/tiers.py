@@ -21,10 +21,12 @@ class Tier:
     test_windows: tuple[Window, ...]  # of test images, compared with whole training images
     train_flips: tuple[Flip, ...]  # of whole training images, for that
     train_turned: tuple[Window, ...]  # of training images, compared with windows of test images, too: both lose corners
-    near: int  # bits up to which codes say much
-    min_score: float  # correlation of aligned local contrast, of pairs whose codes are near
-    min_plain: float  # the same of pictures with little structure: shapes, masks
-    min_far: float  # the same of pairs whose codes are not near; rows and columns taken away
+    near: int  # bits up to which `min_near` is asked of the correlation as the windows align the pair; from there on more,
+    far: int  # up to `min_far` from here on
+    min_near: float
+    min_far: float  # asked of an alignment that was searched for, too; then without what rows and columns share
+    min_plain: float  # the same of pictures with little structure (shapes, masks), or else
+    min_detail: float  # correlation with faint detail blown up
     min_agreement: float  # correlation that most blocks reach
     refine_from: float  # correlation from which a better alignment is searched for,
     refine_to: float  # and up to which
@@ -50,10 +52,12 @@ FAST = Tier(
     test_windows=_PARTS,
     train_flips=(IDENTITY, MIRROR),
     train_turned=(),
-    near=60,
-    min_score=0.6,
-    min_plain=0.88,
-    min_far=0.86,
+    near=31,
+    far=61,
+    min_near=0.65,
+    min_far=0.88,
+    min_plain=0.94,
+    min_detail=0.92,
     min_agreement=0.5,
     refine_from=0.3,
     refine_to=0.9,
@@ -70,10 +74,12 @@ THOROUGH = Tier(
     test_windows=_PARTS,
     train_flips=FLIPS,
     train_turned=tuple(centre(83, turn=turn) for turn in (-7, -5, -3, 3, 5, 7)),
-    near=60,
-    min_score=0.6,
-    min_plain=0.88,
-    min_far=0.86,
+    near=31,
+    far=61,
+    min_near=0.65,
+    min_far=0.88,
+    min_plain=0.94,
+    min_detail=0.92,
     min_agreement=0.5,
     refine_from=0.3,
     refine_to=0.9,
@@ -93,5 +99,12 @@ def tier(name: str) -> Tier:
 
 def window(name: str) -> Window:
     """The window that a match names (`train-` left out); raises KeyError if no tier has it."""
-    known = (FULL, *FAST.train_windows, *FAST.test_windows, *THOROUGH.train_windows, *THOROUGH.test_windows, *THOROUGH.train_turned)
+    known = (
+        FULL,
+        *FAST.train_windows,
+        *FAST.test_windows,
+        *THOROUGH.train_windows,
+        *THOROUGH.test_windows,
+        *THOROUGH.train_turned,
+    )
     return {window.name: window for window in known}[name.removeprefix("train-")]

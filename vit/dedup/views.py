@@ -82,9 +82,11 @@ FLIPS = (
 
 def inverse(flip: Flip) -> Flip:
     """What undoes a flip: itself, but for the two quarter turns."""
-    return flip._replace(mirror=flip.flip, flip=flip.mirror, name=_UNDONE.get(flip.name, flip.name)) if (
-        flip.transpose
-    ) else flip
+    return (
+        flip._replace(mirror=flip.flip, flip=flip.mirror, name=_UNDONE.get(flip.name, flip.name))
+        if (flip.transpose)
+        else flip
+    )
 
 
 _UNDONE = {"rotate90": "rotate270", "rotate270": "rotate90"}

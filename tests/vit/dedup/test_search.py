@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from skimage import data
+from vit.dedup.hashes import codes, thumbnail
 
 from vit.data import shards
 from vit.dedup import prints
-from vit.dedup.hashes import codes, thumbnail
 from vit.dedup.search import Match, TestIndex
 from vit.dedup.views import FLIPS, FULL, TEST_VIEWS, TRAIN_VIEWS, WHOLE
 

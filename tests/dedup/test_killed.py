@@ -1,4 +1,4 @@
-"""Killed with SIGKILL at random moments, in threads and on Ray: the resumed run leaves the bytes of an undisturbed one."""
+"""Killed at random moments, on threads and on Ray: what is resumed leaves the bytes of an undisturbed run."""
 
 import random
 import signal

@@ -102,7 +102,7 @@ def _table(content: Content) -> str:
         row += [f"{published[key]:,}" if published else "–" for key in keys]
         rows.append(row)
     note = (
-        "<p class=note>The columns on the right are BiT's own counts for the set of the same name against their three "
+        "<p class=note>The last columns are BiT's own counts for the set of the same name against their three "
         "training sets (arXiv 1912.11370, Table 7).</p>"
         if has_published
         else ""

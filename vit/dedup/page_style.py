@@ -25,7 +25,7 @@ th{font-size:.8rem;color:var(--soft);font-weight:600;overflow-wrap:normal}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:2px;align-items:center}
 .two img{width:100%;height:176px;object-fit:contain;background:var(--back);display:block}
 .how{margin:.5rem 0;font-weight:600;font-size:.875rem}
-dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .6rem;margin:0 0 .4rem;font-size:.85rem}
+dl{display:grid;grid-template-columns:2.6rem 1fr;gap:.1rem .6rem;margin:0 0 .4rem;font-size:.85rem}
 dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere;min-width:0}
 .card label{font-size:.85rem;color:var(--soft);display:block;padding:.2rem 0}

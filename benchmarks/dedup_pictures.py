@@ -60,15 +60,14 @@ def tiles(seed: int, *, directory: Path | None = None) -> Tiles:
                 train.append((name, tile))
             else:
                 other.append(tile)
-    plain = edits.Edit("plain", "", lambda image, _draw: image)
     copies = [
         (edits.apply(edit, tile, draw), place, number)
         for place, (_, tile) in enumerate(train)
         for number, edit in enumerate(edits.EDITS)
     ]
-    copies += [(edits.apply(plain, tile, draw), -1, -1) for tile in other]
+    copies += [(edits.apply(edits.PLAIN, tile, draw), -1, -1) for tile in other]
     return Tiles(
-        train=[edits.apply(plain, tile, draw) for _, tile in train],
+        train=[edits.apply(edits.PLAIN, tile, draw) for _, tile in train],
         train_pictures=[name for name, _ in train],
         test=[copy[0] for copy in copies],
         origin=np.array([copy[1] for copy in copies]),

@@ -62,11 +62,8 @@ def _join() -> Speed:
         device=torch.device("cpu"),
     )
     per_query = [s / len(queries) for s in seconds["ours"]], [s / few for s in seconds["faiss"]]
-    return Speed(
-        what=f"join of {CODES:,} codes, radius {RADIUS}",
-        against="faiss IndexBinaryFlat",
-        times=ratio(per_query[1], per_query[0]),
-    )
+    times = ratio(per_query[1], per_query[0])
+    return Speed(what=f"join of {CODES:,} codes, radius {RADIUS}", against="faiss IndexBinaryFlat", times=times)
 
 
 def _whole() -> list[Speed]:
@@ -92,15 +89,13 @@ def _whole() -> list[Speed]:
         "flips": lambda: fast(flips),
     }
     seconds = in_turns(steps, rounds=ROUNDS, repeats=1, device=torch.device("cpu"))
-    against = "Pillow + pdqhash, hashing alone"
     return [
-        Speed(what="decode + one code", against=against, times=ratio(seconds["pdq"], seconds["one"])),
-        Speed(
-            what=f"fast tier, {TESTS:,} test images x 8", against=against, times=ratio(seconds["pdq"], seconds["whole"])
-        ),
-        Speed(
-            what=f"fast tier, {TESTS:,} test images x 2", against=against, times=ratio(seconds["pdq"], seconds["flips"])
-        ),
+        Speed(what=what, against="Pillow + pdqhash, hashing alone", times=ratio(seconds["pdq"], seconds[step]))
+        for what, step in (
+            ("decode + one code", "one"),
+            (f"fast tier, {TESTS:,} test images x 8", "whole"),
+            (f"fast tier, {TESTS:,} test images x 2", "flips"),
+        )
     ]
 
 
@@ -116,10 +111,8 @@ def jpegs(number: int = 150) -> list[bytes]:
     while len(files) < number:
         image = sources[len(files) % len(sources)]
         share = float(draw.uniform(0.75, 1))
-        width, height = (
-            round(share * min(image.width, image.height * 4 / 3)),
-            round(share * min(image.height, image.width * 3 / 4)),
-        )
+        width = round(share * min(image.width, image.height * WIDTH / HEIGHT))
+        height = round(width * HEIGHT / WIDTH)
         left, top = int(draw.integers(image.width - width + 1)), int(draw.integers(image.height - height + 1))
         buffer = io.BytesIO()
         cut = image.crop((left, top, left + width, top + height)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)

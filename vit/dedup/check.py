@@ -10,33 +10,36 @@ as well: a copy may lose colour, never gain it.
 Sums are of integers held exactly by float64 or int64, so scores are the same on every machine.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 
 from vit.dedup.compiled import compiled
+from vit.dedup.contrast import (
+    BUSY_SHARE,
+    SIDE,
+    UNIT,
+    agreement_of,
+    blurs_of,
+    busy_share,
+    correlation_of,
+    halved,
+    normalise,
+    seen_through,
+    uncross,
+)
 from vit.dedup.tiers import Tier
 from vit.dedup.views import View, resolve
-from vit.dedup.warp import bilinear, rotation
+from vit.dedup.warp import rotation
 from vit.typing import Floats, Ints, Pixels
 
-SIDE = 32
-FINE, COARSE = 1.0, 2.0  # sigmas in pixels of 32: detail finer than FINE is lost to JPEG and resizing
 FLOOR = 2.0  # gray levels; local contrast below it is noise and is not blown up,
 FAINT_FLOOR = 0.5  # except in plain shapes and masks, which can only be told apart by what little is in them
-FAINT = 0.15  # root mean square local contrast; an image below it is flat, and its score shrinks towards 0
 COLOURED = 8.0  # chroma levels from which a cell of 16 x 16 has a colour (less comes from JPEG)
 GAINED = 0.3  # share of its colour that a cell may have beyond the other side's
 DISAGREEING = 0.4  # share of the coloured cells
 SATURATION = 1.5  # a copy may be up to this much more colourful
-STRUCTURE, BUSY_SHARE = 0.3, 0.4  # local contrast of a pixel, and share of pixels with it in what is no plain shape
-BLOCK = 8  # pixels; the picture is 4 x 4 blocks
-MAY_DIFFER = 0.4  # share of the blocks: text and logos are laid over
 DIGITS = 4  # of a score
-_UNIT = 16  # of a gray level in a patch; all that follows are integers
-_WEIGHT = 256  # of a blur: weights sum to it
-_CONTRAST = 1024  # local contrast of 1
 _STEPS = (0.02, 0.02, 0.03, 0.03, 3.0)  # first steps of the search: shifts, log scales, degrees
 _HALVINGS, _TRIES = 3, 120
 
@@ -84,10 +87,11 @@ def where(view: View, width: int, height: int) -> Floats:
 def scores(pairs: Pairs, tier: Tier) -> Scores:
     """Compare all pairs; those between hopeless and clear are aligned better first."""
     number = len(pairs.train)
-    result = Scores(*np.zeros((6, number)), np.zeros(number, dtype=bool), pairs.test_maps.copy())
+    numbers = [np.zeros(number) for _ in range(6)]
+    result = Scores(*numbers, is_refined=np.zeros(number, dtype=bool), maps=pairs.test_maps.copy())
     bounds = np.array([tier.max_shift, tier.max_shift, tier.max_scale, tier.max_scale, tier.max_turn])
-    _score(*pairs, bounds, np.array([tier.refine_from, tier.refine_to]), _blurs(SIDE), *result)
-    return Scores(*(np.round(column, DIGITS) for column in result[:6]), *result[6:])
+    _score(pairs, bounds, (tier.refine_from, tier.refine_to), blurs_of(SIDE), result)
+    return Scores(*(np.round(column, DIGITS) for column in numbers), is_refined=result.is_refined, maps=result.maps)
 
 
 def is_copy(scored: Scores, distance: Ints, tier: Tier) -> Ints:
@@ -102,7 +106,7 @@ def is_copy(scored: Scores, distance: Ints, tier: Tier) -> Ints:
 def has_other_colours(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats, *, is_busy: bool) -> bool:
     """Whether the training image has colours [16, 16, 2] that no change of saturation makes from the test image's.
 
-    In a busy picture the test image may have none at all (a gray copy); a plain shape is told from others by its colour.
+    The test image of a busy picture may have none at all (a gray copy); plain shapes are told apart by their colours.
     """
     ours, theirs = _chroma(train, train_map), _chroma(test, test_map)
     if is_busy and _levels(theirs).mean() < COLOURED:
@@ -123,108 +127,44 @@ def _chroma(colours: Pixels, affine: Floats) -> Floats:
     """Cb and Cr around 0, [2, 16, 16], seen through a map."""
     result = np.empty((2, *colours.shape[:2]))
     for channel in (0, 1):
-        _patch(np.ascontiguousarray(colours[..., channel]).astype(np.int64), affine, result[channel])
-    return result / _UNIT - 128
-
-
-@functools.cache
-def _blurs(side: int) -> Floats:
-    """Gaussian blurs FINE and COARSE along one side as matrices [2, side, side] of integers; rows sum to _WEIGHT."""
-    distance = np.arange(side)[:, None] - np.arange(side)
-    result: list[Floats] = []
-    for sigma in (FINE, COARSE):
-        weights = np.exp(-0.5 * (distance / sigma) ** 2)
-        whole = np.rint(_WEIGHT * weights / weights.sum(axis=1, keepdims=True))
-        whole[np.arange(side), np.arange(side)] += _WEIGHT - whole.sum(axis=1)
-        result.append(whole)
-    return np.stack(result)
+        seen_through(np.ascontiguousarray(colours[..., channel]).astype(np.int64), affine, result[channel])
+    return result / UNIT - 128
 
 
 @compiled
-def _score(
-    train: Pixels, test: Pixels, train_maps: Floats, test_maps: Floats, shapes: Floats,
-    bounds: Floats, limits: Floats, blurs: Floats,
-    first: Floats, correlation: Floats, crossed: Floats, detail: Floats, agreement: Floats, busy: Floats, is_refined: Ints, maps: Floats,
-) -> None:  # fmt: skip
+def _score(pairs: Pairs, bounds: Floats, limits: tuple[float, float], blurs: Floats, result: Scores) -> None:
     ours, theirs = np.empty((SIDE, SIDE)), np.empty((SIDE, SIDE))
-    for pair in range(len(train)):
-        large, small = _halved(train[pair]), _halved(test[pair])
-        _patch(large, train_maps[pair], ours)
-        _normalise(ours, blurs, FLOOR)
-        first[pair] = _seen(small, test_maps[pair], ours, theirs, blurs)
-        if limits[0] <= first[pair] < limits[1]:
-            aligned = _align(small, test_maps[pair], shapes[pair], bounds, ours, theirs, blurs, maps[pair])
-            is_refined[pair] = aligned > first[pair]
-        correlation[pair] = _seen(small, maps[pair], ours, theirs, blurs)
-        busy[pair] = min(_share(ours), _share(theirs))
-        agreement[pair] = _agreement(ours, theirs)
-        _uncross(ours)
-        _uncross(theirs)
-        crossed[pair], detail[pair] = _correlation(ours, theirs), 0
-        if busy[pair] < BUSY_SHARE:
-            _patch(large, train_maps[pair], ours)
-            _normalise(ours, blurs, FAINT_FLOOR)
-            _patch(small, maps[pair], theirs)
-            _normalise(theirs, blurs, FAINT_FLOOR)
-            detail[pair] = _correlation(ours, theirs)
-
-
-@compiled
-def _share(contrast: Floats) -> float:
-    count = 0
-    for y in range(SIDE):
-        for x in range(SIDE):
-            count += abs(contrast[y, x]) > STRUCTURE * _CONTRAST
-    return count / (SIDE * SIDE)
-
-
-@compiled
-def _agreement(ours: Floats, theirs: Floats) -> float:
-    """Correlation of the block that stands at MAY_DIFFER when those with structure on either side are sorted."""
-    found, count = np.empty((SIDE // BLOCK) ** 2), 0
-    least = (FAINT * _CONTRAST * BLOCK * BLOCK) ** 2
-    for top in range(0, SIDE, BLOCK):
-        for left in range(0, SIDE, BLOCK):
-            a, b = ours[top : top + BLOCK, left : left + BLOCK], theirs[top : top + BLOCK, left : left + BLOCK]
-            if max(_energy(a), _energy(b)) > least:
-                found[count] = _correlation(a, b)
-                count += 1
-    return np.sort(found[:count])[int(MAY_DIFFER * count)] if count else 0.0
-
-
-@compiled
-def _energy(block: Floats) -> float:
-    total, squares = 0.0, 0.0
-    for y in range(block.shape[0]):
-        for x in range(block.shape[1]):
-            total += block[y, x]
-            squares += block[y, x] * block[y, x]
-    return block.size * squares - total * total
-
-
-@compiled
-def _uncross(contrast: Floats) -> None:
-    """Take the means of rows and columns away; times _CONTRAST still, rounded to integers."""
-    down, across = np.zeros(SIDE), np.zeros(SIDE)
-    for y in range(SIDE):
-        for x in range(SIDE):
-            down[y] += contrast[y, x]
-            across[x] += contrast[y, x]
-    for y in range(SIDE):
-        for x in range(SIDE):
-            contrast[y, x] = np.rint(contrast[y, x] - (down[y] + across[x]) / SIDE)
+    for pair in range(len(pairs.train)):
+        large, small, affine = halved(pairs.train[pair]), halved(pairs.test[pair]), result.maps[pair]
+        seen_through(large, pairs.train_maps[pair], ours)
+        normalise(ours, blurs, FLOOR)
+        result.first[pair] = _seen(small, affine, (ours, theirs), blurs)
+        if limits[0] <= result.first[pair] < limits[1]:
+            aligned = _align(small, affine, (pairs.shapes[pair], bounds), (ours, theirs), blurs)
+            result.is_refined[pair] = aligned > result.first[pair]
+        result.correlation[pair] = _seen(small, affine, (ours, theirs), blurs)
+        result.busy[pair] = min(busy_share(ours), busy_share(theirs))
+        result.agreement[pair] = agreement_of(ours, theirs)
+        uncross(ours)
+        uncross(theirs)
+        result.crossed[pair] = correlation_of(ours, theirs)
+        if result.busy[pair] < BUSY_SHARE:
+            seen_through(large, pairs.train_maps[pair], ours)
+            normalise(ours, blurs, FAINT_FLOOR)
+            seen_through(small, affine, theirs)
+            normalise(theirs, blurs, FAINT_FLOOR)
+            result.detail[pair] = correlation_of(ours, theirs)
 
 
 @compiled
 def _align(
-    test: Ints, affine: Floats, shape: float, bounds: Floats, ours: Floats, theirs: Floats, blurs: Floats, best: Floats
-) -> float:  # fmt: skip
-    """Try steps of shift, scale and turn, smaller and smaller, as long as they help; the best correlation."""
+    test: Ints, affine: Floats, search: tuple[float, Floats], patches: tuple[Floats, Floats], blurs: Floats
+) -> float:
+    """Improve the map by steps of shift, scale and turn, smaller and smaller, while they help; the best correlation."""
+    shape, bounds = search
     steps, at, trial = np.array(_STEPS), np.zeros(5), np.zeros(5)
-    moved = np.empty((2, 3))
-    _move(affine, at, shape, moved)
-    score, halvings, tries = _seen(test, moved, ours, theirs, blurs), 0, 0
-    best[:] = moved
+    start, moved = affine.copy(), np.empty((2, 3))
+    score, halvings, tries = _seen(test, affine, patches, blurs), 0, 0
     while halvings <= _HALVINGS and tries < _TRIES:
         is_better = False
         for move in range(10):
@@ -233,13 +173,13 @@ def _align(
             trial[number] += sign * steps[number]
             if abs(trial[number]) > bounds[number] + 1e-9:
                 continue
-            _move(affine, trial, shape, moved)
-            found = _seen(test, moved, ours, theirs, blurs)
+            _move(start, trial, shape, moved)
+            found = _seen(test, moved, patches, blurs)
             tries += 1
             if found > score:
                 score, is_better = found, True
                 at[:] = trial
-                best[:] = moved
+                affine[:] = moved
         if not is_better:
             steps /= 2
             halvings += 1
@@ -261,87 +201,8 @@ def _move(affine: Floats, move: Floats, shape: float, result: Floats) -> None:
 
 
 @compiled
-def _seen(test: Ints, affine: Floats, ours: Floats, theirs: Floats, blurs: Floats) -> float:
-    _patch(test, affine, theirs)
-    _normalise(theirs, blurs, FLOOR)
-    return _correlation(ours, theirs)
-
-
-@compiled
-def _halved(image: Pixels) -> Ints:
-    """Sums of 2 x 2 pixels over four, int64 [64, 64]."""
-    side = image.shape[0] // 2
-    result = np.empty((side, side), dtype=np.int64)
-    for y in range(side):
-        for x in range(side):
-            total = np.int64(image[2 * y, 2 * x]) + image[2 * y, 2 * x + 1]
-            result[y, x] = (total + image[2 * y + 1, 2 * x] + image[2 * y + 1, 2 * x + 1] + 2) >> 2
-    return result
-
-
-@compiled
-def _patch(image: Ints, affine: Floats, result: Floats) -> None:
-    """Gray levels times _UNIT, integers, of an image seen through a map: the mean of 2 x 2 samples a pixel."""
-    side = len(result)
-    for y in range(side):
-        for x in range(side):
-            total = np.int64(0)
-            for sample in range(4):
-                u = (x + 0.25 + 0.5 * (sample & 1)) / side
-                v = (y + 0.25 + 0.5 * (sample >> 1)) / side
-                across = affine[0, 0] * u + affine[0, 1] * v + affine[0, 2]
-                down = affine[1, 0] * u + affine[1, 1] * v + affine[1, 2]
-                total += bilinear(image, across, down)
-            result[y, x] = total >> 14  # four samples, each times 2**16
-
-
-@compiled
-def _normalise(patch: Floats, blurs: Floats, least: float) -> None:
-    """Replace a patch by its local contrast times _CONTRAST, integers."""
-    side = len(patch)
-    band, smooth, coarse = np.empty_like(patch), np.empty_like(patch), np.empty_like(patch)
-    _blur(patch, blurs[0], 3, band, smooth)
-    _blur(patch, blurs[1], 6, band, coarse)
-    for y in range(side):
-        for x in range(side):
-            band[y, x] = np.rint((smooth[y, x] - coarse[y, x]) / _WEIGHT)
-            patch[y, x] = band[y, x] * band[y, x]
-    _blur(patch, blurs[1], 6, smooth, coarse)
-    floor = (least * _UNIT * _WEIGHT * _WEIGHT) ** 2
-    for y in range(side):
-        for x in range(side):
-            patch[y, x] = np.rint(_CONTRAST * _WEIGHT * band[y, x] / np.sqrt(coarse[y, x] + floor))
-
-
-@compiled
-def _blur(image: Floats, weights: Floats, reach: int, spare: Floats, result: Floats) -> None:
-    """Both ways; the result is _WEIGHT**2 times larger. Sums stay below 2**53."""
-    side = len(image)
-    for y in range(side):
-        spare[y] = 0
-        for k in range(max(0, y - reach), min(side, y + reach + 1)):
-            weight = weights[y, k]
-            for x in range(side):
-                spare[y, x] += weight * image[k, x]
-    result[:] = 0
-    for x in range(side):
-        for k in range(max(0, x - reach), min(side, x + reach + 1)):
-            weight = weights[x, k]
-            for y in range(side):
-                result[y, x] += weight * spare[y, k]
-
-
-@compiled
-def _correlation(ours: Floats, theirs: Floats) -> float:
-    """Pearson's, with norms of at least FAINT."""
-    number = ours.size
-    a, b, aa, bb, ab = 0.0, 0.0, 0.0, 0.0, 0.0
-    for y in range(len(ours)):
-        for x in range(len(ours)):
-            a += ours[y, x]
-            b += theirs[y, x]
-            aa += ours[y, x] * ours[y, x]
-            bb += theirs[y, x] * theirs[y, x]
-            ab += ours[y, x] * theirs[y, x]
-    least = (FAINT * _CONTRAST * number) ** 2
-    return (number * ab - a * b) / np.sqrt(max(number * aa - a * a, least) * max(number * bb - b * b, least))
+def _seen(test: Ints, affine: Floats, patches: tuple[Floats, Floats], blurs: Floats) -> float:
+    """Correlation of the first patch, normalised already, with a test image seen through a map (the second patch)."""
+    seen_through(test, affine, patches[1])
+    normalise(patches[1], blurs, FLOOR)
+    return correlation_of(patches[0], patches[1])

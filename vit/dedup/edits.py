@@ -1,6 +1,6 @@
 """What happens to a picture on its way through the web: 29 edits in 11 groups, drawn anew for every seed.
 
-They are the positives of the benchmark and of an embedding's calibration. The list follows the copy-detection benchmarks
+They are the positives of the benchmark and of an embedding's calibration. The list follows copy-detection benchmarks
 (Douze et al., The 2021 Image Similarity Dataset and Challenge, arXiv 2106.09672, §3; Copydays, INRIA 2009).
 """
 
@@ -48,6 +48,14 @@ def apply(edit: Edit, image: Image.Image, draw: np.random.Generator) -> bytes:
 def _near(draw: np.random.Generator, value: float, spread: float = 0.1) -> float:
     """A number within `spread` (a fraction) of the value."""
     return value * float(draw.uniform(1 - spread, 1 + spread))
+
+
+def _same(image: Image.Image, _draw: np.random.Generator) -> Image.Image:
+    return image
+
+
+def _grayed(image: Image.Image, _draw: np.random.Generator) -> Image.Image:
+    return image.convert("L").convert("RGB")
 
 
 def _resized(width: float, height: float) -> Callable[[Image.Image, np.random.Generator], Image.Image]:
@@ -144,9 +152,10 @@ def _reposted(image: Image.Image, draw: np.random.Generator) -> Image.Image:
     return _resized(0.5, 0.5)(cut, draw)
 
 
+PLAIN = Edit("plain", "", _same)
 EDITS = (
-    Edit("jpeg50", "A", lambda image, _draw: image, quality=50),
-    Edit("jpeg30", "A", lambda image, _draw: image, quality=30),
+    Edit("jpeg50", "A", _same, quality=50),
+    Edit("jpeg30", "A", _same, quality=30),
     Edit("half", "A", _resized(0.5, 0.5)),
     Edit("to64", "A", _to_side(64)),
     Edit("to32", "A", _to_side(32)),
@@ -155,7 +164,7 @@ EDITS = (
     Edit("darker", "B", _enhanced(ImageEnhance.Brightness, 0.6)),
     Edit("contrast", "B", _enhanced(ImageEnhance.Contrast, 1.4)),
     Edit("gamma", "B", _gamma),
-    Edit("gray", "B", lambda image, _draw: image.convert("L").convert("RGB")),
+    Edit("gray", "B", _grayed),
     Edit("blurred", "C", _blurred),
     Edit("noisy", "C", _noisy),
     Edit("lettered", "D", _lettered),
@@ -173,5 +182,5 @@ EDITS = (
     Edit("framed", "I", _framed),
     Edit("turned5", "J", _turned),
     Edit("reposted", "K", _reposted),
-    Edit("jpeg10", "-", lambda image, _draw: image, quality=10),
+    Edit("jpeg10", "-", _same, quality=10),
 )

@@ -14,7 +14,7 @@ Beyond TABLES_UP_TO bits a scan over all codes is faster; it is done in blocks t
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class HammingIndex:
             keys, room = _keys(words, table.bits), _ROOM
             while True:
                 pairs = np.empty((room, 3), dtype=np.int64)
-                count = _probe(words, keys, self._words, limit, (bits, offsets, radii, number), tuple(table[2:]), pairs)
+                count = _probe(words, keys, self._words, (bits, offsets, radii, number, limit), tuple(table[2:]), pairs)
                 if count <= room:
                     break
                 room = count
@@ -192,9 +192,9 @@ def _mark(values: Ints, present: Ints) -> None:
 
 
 @compiled
-def _is_first(one: Ints, other: Ints, chunks: tuple[Ints, Ints, Ints, int]) -> bool:
+def _is_first(one: Ints, other: Ints, chunks: tuple[Ints, Ints, Ints, int, int]) -> bool:
     """Whether no earlier chunk has found this pair."""
-    bits, offsets, radii, number = chunks
+    bits, offsets, radii, number, _ = chunks
     for chunk in range(number):
         differing = 0
         for place in range(offsets[chunk], offsets[chunk + 1]):
@@ -207,9 +207,13 @@ def _is_first(one: Ints, other: Ints, chunks: tuple[Ints, Ints, Ints, int]) -> b
 
 @compiled
 def _probe(
-    queries: Ints, keys: Ints, words: Ints, limit: int, chunks: tuple[Ints, Ints, Ints, int], table: tuple[Ints, ...],
+    queries: Ints,
+    keys: Ints,
+    words: Ints,
+    chunks: tuple[Ints, Ints, Ints, int, int],
+    table: tuple[Ints, ...],
     pairs: Ints,
-) -> int:  # fmt: skip
+) -> int:
     """Write the pairs that this table finds first as (query, row, distance); how many there are.
 
     In three steps over a buffer, not hit by hit: loads that do not wait for each other hide the memory's latency.
@@ -228,16 +232,20 @@ def _probe(
                 hits[held, 1] = before[at] + np.int64(popcount(present[at] & (lowest - np.uint64(1))))
                 held += 1
             if held > _HITS - 64:
-                count = _compare(hits[:held], queries, words, limit, chunks, (starts, rows), (pairs, count))
+                count = _compare(hits[:held], queries, words, chunks, (starts, rows), (pairs, count))
                 held = 0
-    return _compare(hits[:held], queries, words, limit, chunks, (starts, rows), (pairs, count))
+    return _compare(hits[:held], queries, words, chunks, (starts, rows), (pairs, count))
 
 
 @compiled
 def _compare(
-    hits: Ints, queries: Ints, words: Ints, limit: int, chunks: tuple[Ints, Ints, Ints, int], table: tuple[Ints, Ints],
+    hits: Ints,
+    queries: Ints,
+    words: Ints,
+    chunks: tuple[Ints, Ints, Ints, int, int],
+    table: tuple[Ints, Ints],
     result: tuple[Ints, int],
-) -> int:  # fmt: skip
+) -> int:
     """Distances of the queries and the rows behind the present values that they hit."""
     starts, rows = table
     pairs, count = result
@@ -257,7 +265,7 @@ def _compare(
             + popcount(queries[query, 2] ^ words[row, 2])
             + popcount(queries[query, 3] ^ words[row, 3])
         )
-        if distance <= limit and _is_first(queries[query], words[row], chunks):
+        if distance <= chunks[4] and _is_first(queries[query], words[row], chunks):
             if count < len(pairs):
                 pairs[count, 0], pairs[count, 1], pairs[count, 2] = query, row, distance
             count += 1
@@ -270,26 +278,35 @@ def _scan(queries: Ints, columns: Ints, limit: int, pairs: Ints) -> int:
     count, number = 0, columns.shape[1]
     distances = np.empty(_GROUP, dtype=np.uint64)
     for block in range(0, number, _BLOCK):
-        end = min(block + _BLOCK, number)
         for query in range(len(queries)):
-            a, b, c, d = queries[query, 0], queries[query, 1], queries[query, 2], queries[query, 3]
-            for start in range(block, end, _GROUP):
-                size, least = min(_GROUP, end - start), np.uint64(BITS)
-                for i in range(size):
-                    at = start + i
-                    distances[i] = (
-                        popcount(columns[0, at] ^ a)
-                        + popcount(columns[1, at] ^ b)
-                        + popcount(columns[2, at] ^ c)
-                        + popcount(columns[3, at] ^ d)
-                    )
-                    least = min(least, distances[i])
-                if least > limit:
-                    continue
-                for i in range(size):
-                    if distances[i] <= limit:
-                        if count < len(pairs):
-                            pairs[count, 0], pairs[count, 1] = query, start + i
-                            pairs[count, 2] = np.int64(distances[i])
-                        count += 1
+            for start in range(block, min(block + _BLOCK, number), _GROUP):
+                group = columns[:, start : start + _GROUP]
+                is_near = _distances(queries[query], group, distances) <= limit
+                count = _write(distances[: is_near * group.shape[1]], limit, (query, start), pairs, count)
+    return count
+
+
+@compiled
+def _distances(query: Ints, columns: Ints, distances: Ints) -> Any:
+    """Fill in the distances of a group of codes; the smallest."""
+    a, b, c, d = query[0], query[1], query[2], query[3]
+    least = np.uint64(BITS)
+    for i in range(columns.shape[1]):
+        distances[i] = (
+            popcount(columns[0, i] ^ a)
+            + popcount(columns[1, i] ^ b)
+            + popcount(columns[2, i] ^ c)
+            + popcount(columns[3, i] ^ d)
+        )
+        least = min(least, distances[i])
+    return np.int64(least)
+
+
+@compiled
+def _write(distances: Ints, limit: int, place: tuple[int, int], pairs: Ints, count: int) -> int:
+    for i in range(len(distances)):
+        if distances[i] <= limit:
+            if count < len(pairs):
+                pairs[count, 0], pairs[count, 1], pairs[count, 2] = place[0], place[1] + i, np.int64(distances[i])
+            count += 1
     return count

@@ -11,9 +11,9 @@ So equal pixels are found whatever file they come in: two JPEGs with the same pi
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -50,7 +50,8 @@ class Prints(NamedTuple):
 
     def at(self, places: Ints) -> "Prints":
         """Some of the images."""
-        return Prints(*(column[places] for column in self[:-1]), {})
+        columns = [column[places] for column in self[:-1]]
+        return Prints._make([*columns, {}])
 
 
 class Print(NamedTuple):
@@ -106,26 +107,26 @@ def concatenate(parts: Sequence[Prints]) -> Prints:
     """All parts, one after the other; rows become places in the batches laid end to end."""
     lengths = [len(part.rows) + len(part.unreadable) for part in parts]
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    columns = zip(*(part[1:-1] for part in parts), strict=True)
-    return Prints(
-        np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)]),
-        *(np.concatenate(column) for column in columns),
-        {row + start: why for part, start in zip(parts, starts, strict=True) for row, why in part.unreadable.items()},
-    )
+    rows = np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)])
+    columns = [np.concatenate(column) for column in zip(*(part[1:-1] for part in parts), strict=True)]
+    unreadable = {
+        row + start: why for part, start in zip(parts, starts, strict=True) for row, why in part.unreadable.items()
+    }
+    return Prints._make([rows, *columns, unreadable])
 
 
 def _collect(taken: Sequence[Print | str]) -> Prints:
     good = [(row, one) for row, one in enumerate(taken) if not isinstance(one, str)]
 
-    def digests(column: int) -> Pixels:
-        return np.frombuffer(b"".join(one[column] for _, one in good), dtype=np.uint8).reshape(-1, DIGEST)
+    def digests(values: Iterable[bytes]) -> Pixels:
+        return np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, DIGEST)
 
     return Prints(
         rows=np.array([row for row, _ in good], dtype=np.int64),
         sizes=np.array([one.sizes for _, one in good], dtype=np.int32).reshape(-1, 2),
-        byte_digests=digests(1),
-        pixel_digests=digests(2),
-        luma_digests=digests(3),
+        byte_digests=digests(one.byte_digests for _, one in good),
+        pixel_digests=digests(one.pixel_digests for _, one in good),
+        luma_digests=digests(one.luma_digests for _, one in good),
         thumbnails=np.array([one.thumbnails for _, one in good], dtype=np.uint8).reshape(-1, SIDE, SIDE),
         colours=np.array([one.colours for _, one in good], dtype=np.uint8).reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 2),
         is_complete=np.array([one.is_complete for _, one in good], dtype=bool),
@@ -139,7 +140,8 @@ def _gray(data: bytes) -> tuple[Pixels, Size] | None:
     if data[:2] != b"\xff\xd8":
         return None
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        header: Any = simplejpeg.decode_jpeg_header(data)
+        height, width, space = int(header[0]), int(header[1]), str(header[2])
         if space not in _COLOUR_SPACES or not 0 < width * height <= MAX_PIXELS:
             return None
         plane: Pixels = simplejpeg.decode_jpeg(data, "GRAY", min_width=SIDE, min_height=SIDE, min_factor=1)

@@ -14,11 +14,12 @@ import numpy as np
 
 from vit.dedup import check
 from vit.dedup.codes import codes, views_of
+from vit.dedup.contrast import BUSY_SHARE
 from vit.dedup.join import HammingIndex
 from vit.dedup.prints import Print, Prints, Size, take_one
 from vit.dedup.tiers import Tier
 from vit.dedup.views import FULL, IDENTITY, View, inverse
-from vit.typing import Ints, Pixels
+from vit.typing import Floats, Ints, Pixels
 
 TIERS = ("exact-bytes", "exact-pixels", "near")
 ALIGNMENTS = 3  # per pair, nearest codes first, that are worth a check
@@ -109,9 +110,9 @@ class TestIndex:
         return [found[pair] for pair in sorted(found)]
 
     def screen(self, stored: Pixels) -> list[tuple[int, int, int]]:
-        """(row, test image, distance) of stored codes uint8 [M, 32] of training images (codes.base) near a test image.
+        """(row, test image, distance) of stored codes uint8 [M, 32] (codes.base) that are near a test image's.
 
-        Finds what `find` would with the training image's whole frame alone; these are candidates, decode and check them.
+        What `find` would come across with the whole frame of training images alone: candidates, to decode and check.
         """
         near: dict[tuple[int, int], int] = {}
         for index, views in ((self._whole, self._whole_views), (self._parts, self._part_views)):
@@ -165,12 +166,7 @@ class TestIndex:
     def _checked(self, sight: "_Sight", part: _Candidates) -> list[tuple[tuple[int, int], Match]]:
         ours, theirs = [*self._train_views, *self._flip_views], [*self._whole_views, *self._part_views]
         sizes = sight.prints.sizes[part.train], self._prints.sizes[part.test]
-        maps = [
-            np.array(
-                [check.where(views[view], *size) for view, size in zip(chosen.tolist(), shown.tolist(), strict=True)]
-            )
-            for views, chosen, shown in ((ours, part.train_view, sizes[0]), (theirs, part.test_view, sizes[1]))
-        ]
+        maps = _maps(ours, part.train_view, sizes[0]), _maps(theirs, part.test_view, sizes[1])
         pairs = check.Pairs(
             train=sight.prints.thumbnails[part.train],
             test=self._prints.thumbnails[part.test],
@@ -183,7 +179,7 @@ class TestIndex:
         for place in np.flatnonzero(check.is_copy(scored, part.distance, self.tier)).tolist():
             train, test = int(part.train[place]), int(part.test[place])
             colours = sight.full(train).colours, self._prints.colours[test]
-            is_busy = bool(scored.busy[place] >= check.BUSY_SHARE)
+            is_busy = bool(scored.busy[place] >= BUSY_SHARE)
             if check.has_other_colours(*colours, maps[0][place], scored.maps[place], is_busy=is_busy):
                 continue
             matches.append(((train, test), self._near(sight, part, place, scored)))
@@ -219,9 +215,7 @@ class _Sight:
             row = int(self.prints.rows[place])
             taken = take_one(self._read(row), complete=True)
             if isinstance(taken, str):
-                raise ValueError(
-                    f"image {row} of the batch {taken}, though it was decoded a moment ago; is it changing?"
-                )
+                raise ValueError(f"image {row} of the batch {taken}, but was decoded a moment ago; does it change?")
             self._full[place] = taken
         return self._full[place]
 
@@ -233,6 +227,14 @@ def _codes(prints: Prints, places: Ints, views: list[View]) -> Pixels:
         some = places[start : start + BUILD]
         made[start : start + BUILD] = codes(np.asarray(prints.thumbnails[some]), prints.sizes[some], views)
     return made.reshape(-1, 32)
+
+
+def _maps(views: list[View], chosen: Ints, sizes: Ints) -> Floats:
+    """Where each candidate looks, [P, 2, 3]."""
+    numbers: list[int] = chosen.tolist()
+    shapes: list[tuple[int, int]] = sizes.tolist()
+    maps = [check.where(views[number], *shape) for number, shape in zip(numbers, shapes, strict=True)]
+    return np.array(maps).reshape(-1, 2, 3)
 
 
 def _nearest(candidates: _Candidates) -> _Candidates:

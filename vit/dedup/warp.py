@@ -1,6 +1,7 @@
 """Thumbnails resampled in integer arithmetic: shrunk, turned, and seen through any affine map."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +62,10 @@ def rotation(turn: float, width: float, height: float) -> Floats:
 
 
 def turned(thumbnails: Pixels, sizes: Ints, turn: float) -> Pixels:
-    """Thumbnails [N, 128, 128] of images of these sizes, turned clockwise by `turn` degrees; corners repeat the edge."""
-    maps = np.stack([rotation(turn, width, height) for width, height in sizes.tolist()]) if len(sizes) else np.empty(0)
+    """Thumbnails [N, 128, 128] of images of these sizes, turned clockwise by degrees; corners repeat the edge."""
     result = np.empty_like(thumbnails)
-    for image, affine, out in zip(thumbnails, maps, result, strict=True):
-        _resample(image, affine, out)
+    for image, (width, height), out in zip(thumbnails, sizes.tolist(), result, strict=True):
+        _resample(image, rotation(turn, width, height), out)
     return result
 
 
@@ -80,7 +80,7 @@ def _resample(image: Pixels, affine: Floats, result: Pixels) -> None:
 
 
 @compiled
-def bilinear(image: Pixels, across: float, down: float) -> int:
+def bilinear(image: Ints, across: float, down: float) -> Any:
     """Value times 2**16 of a square image at a place in the unit square; outside, the edge is repeated."""
     size = image.shape[0]
     x = np.int64(np.rint((across * size - 0.5) * _ONE))

@@ -25,11 +25,16 @@ def dedup(
     rescan: Annotated[
         bool, typer.Option("--rescan", help="Decode the training images again for a benchmark that was added later.")
     ] = False,
+    itself: Annotated[
+        bool,
+        typer.Option("--self", help="Find duplicates inside the training images, too, and keep one of each group."),
+    ] = False,
     piece: Annotated[int, typer.Option("--piece", help="Loose files in a piece of work, on average.")] = 512,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
     """Find training images that show a test image: exact, edited, cropped, mirrored. No file is changed or deleted."""
     options = {"tier": tier, "action": action, "workers": workers, "ray": ray, "veto": veto, "rescan": rescan}
+    options |= {"itself": itself}
     counts = _run({"train": tuple(train), "test": tuple(test), "out": out, "piece": piece} | options, shown=not as_json)
     if as_json:
         print(json.dumps(counts, indent=2, sort_keys=True))
@@ -103,6 +108,7 @@ def _print(counts: dict[str, Any], out: Path) -> None:
     lines += (
         [f"clean test images: {sum(counts['clean'].values()):,}, in {out}/clean.parquet"] if "clean" in counts else []
     )
+    lines += [f"repeated inside: {counts['repeated']:,}, in {out}/repeated.parquet"] if "repeated" in counts else []
     lines += [f"vetoed pairs: {counts['vetoed']:,}, in {out}/vetoed.parquet"] if counts["vetoed"] else []
     if any(bad.values()):
         told = f"{bad['train']:,} training and {bad['test']:,} test images"

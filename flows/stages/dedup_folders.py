@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ from flows.adapters import storage
 from flows.adapters.ray_map import as_done
 from flows.stages import output
 from vit.data.store import LocalStore
-from vit.dedup import audit, engine, report, tiers, vetoes
+from vit.dedup import audit, engine, itself, report, tiers, vetoes
 from vit.dedup.engine import Map, Searched
 from vit.dedup.report import Decided
 from vit.dedup.sources import PIECE, NoImages, Root, open_roots, printable
@@ -27,6 +27,12 @@ from vit.dedup.state import InUse, OtherSettings, State
 ACTIONS = ("filter-train", "filter-test", "both")
 KEPT = pa.schema([("corpus", pa.string()), ("train", pa.string())])
 CLEAN = pa.schema([("benchmark", pa.string()), ("test", pa.string())])
+REPEATED = pa.schema(
+    [
+        *(("corpus", pa.string()), ("train", pa.string()), ("group", pa.int32())),
+        *(("keeper_corpus", pa.string()), ("keeper", pa.string())),
+    ]
+)
 ROWS = 65536  # of a table written at a time
 Tell = Callable[[str, int, int, int], None]
 
@@ -51,6 +57,7 @@ class Request:
     ray: bool = False  # the cluster at RAY_ADDRESS, or a local one
     veto: Path | None = None
     rescan: bool = False
+    itself: bool = False  # duplicates inside the training set, too
     piece: int = PIECE  # loose files to a piece of work
 
     def __post_init__(self) -> None:
@@ -86,25 +93,47 @@ def deduplicate_folders(request: Request, tell: Tell) -> dict[str, Any]:
     for root in (*train, *tests):
         _check_not_empty(root)
     with State(request.out / "state", made_with) as state:
-        searched = engine.Engine(tier, state, _map(request), tell).search(train, tests, rescan=request.rescan)
+        work = engine.Engine(tier, state, _map(request), tell)
+        searched = work.search(train, tests, rescan=request.rescan)
+        repeated = itself.search(work, train, reviewed) if request.itself else None
         decided = report.decide(searched, reviewed)
-        return _write(request, searched, decided, train, audit.summary(searched, decided, tier, made_with))
+        counts = audit.summary(searched, decided, tier, made_with)
+        return _write(request, Result(searched, decided, repeated), train, counts)
 
 
-def _write(
-    request: Request, searched: Searched, decided: Decided, train: Sequence[Root], counts: dict[str, Any]
-) -> dict[str, Any]:
+class Result(NamedTuple):
+    """All that a run found."""
+
+    searched: Searched
+    decided: Decided
+    repeated: list[itself.Repeated] | None
+
+
+def _write(request: Request, result: Result, train: Sequence[Root], counts: dict[str, Any]) -> dict[str, Any]:
+    searched, decided, repeated = result
     work = request.out / f".writing-{os.getpid()}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
+        removed = audit.names_removed(decided)
+        if repeated is not None:
+            _write_repeated(work / "repeated.parquet", repeated)
+            counts |= {"groups": len(repeated), "repeated": sum(len(group.others) for group in repeated)}
+            for root, key in (name for group in repeated for name in group.others):
+                removed.setdefault(root, set()).add(key)
         if request.action != "filter-test":
-            counts["kept"] = _write_kept(work, train, audit.names_removed(decided), audit.names_unreadable(searched))
+            counts["kept"] = _write_kept(work, train, removed, audit.names_unreadable(searched))
         if request.action != "filter-train":
             counts["clean"] = _write_clean(work / "clean.parquet", searched, decided)
-        audit.write(work, searched, decided, tiers.tier(request.tier), counts)
+        groups = [["/".join(name) for name in (group.keeper, *group.others)] for group in repeated or ()]
+        audit.write(work, searched, decided, tiers.tier(request.tier), counts, groups)
         output.write_json(work / "report.json", counts)
-        for name in ("kept.parquet", "kept.txt", "clean.parquet"):  # of another action, now out of date
+        for name in (
+            "kept.parquet",
+            "kept.txt",
+            "clean.parquet",
+            "repeated.parquet",
+        ):  # of another action, now out of date
             (request.out / name).unlink(missing_ok=True)
         for path in sorted(work.iterdir(), key=lambda path: path.name == "report.json"):
             path.replace(request.out / path.name)
@@ -132,6 +161,13 @@ def _write_kept(
                 text.writelines(f"{prefix}{key}\n" for key in keys)
                 count += len(keys)
     return count
+
+
+def _write_repeated(path: Path, repeated: Sequence[itself.Repeated]) -> None:
+    """repeated.parquet: training images that show what another one shows, and which one is kept for them."""
+    rows = [(*name, number, *group.keeper) for number, group in enumerate(repeated) for name in group.others]
+    columns = [[row[column] for row in rows] for column in range(len(REPEATED.names))]
+    pq.write_table(pa.table(columns, schema=REPEATED), path)
 
 
 def _write_clean(path: Path, searched: Searched, decided: Decided) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.stages.dedup_folders import BadRequest, Request, deduplicate_folders
 from tests.dedup.sides import bring, save, tiles
-from vit.dedup import prints, scan, within
+from vit.dedup import itself, prints, scan, within
 from vit.dedup.sources import NoImages
 from vit.dedup.state import InUse, OtherSettings, State
 from vit.dedup.vetoes import BadVetoes
@@ -234,6 +234,32 @@ def test_templates_and_flat_images_are_explained(home: Path) -> None:
     assert report["by_benchmark"]["scans"]["within"] == 1, "the two flat ones are equal; the rest is not matched"
     page = (home / "out" / "report.html").read_text()
     assert "templated: more than" in page and "flat: too little structure" in page
+
+
+@pytest.mark.parametrize("block", [10, 1000])
+def test_duplicates_inside_the_training_set(home: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Once each in a group by what is verified; the largest stays. In one block, or in several."""
+    monkeypatch.setattr(itself, "BLOCK", block)
+    tile = tiles("chelsea", 12)[11]
+    save(tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT), home / "train" / "b" / "mirrored.jpg")
+    save(tile.resize((192, 192)), home / "train" / "c" / "larger.jpg")
+    save(tile.resize((48, 48)), home / "train" / "a" / "smaller.png")
+    shutil.copy(home / "train" / "brick" / "brick 5.jpg", home / "train" / "again.jpg")
+    report = run(home, itself=True)
+    assert (report["groups"], report["repeated"]) == (2, 3)
+    rows = pq.read_table(home / "out" / "repeated.parquet").to_pylist()
+    found = {row["train"]: row["keeper"] for row in rows}
+    assert found == {
+        "a/smaller.png": "c/larger.jpg",
+        "b/mirrored.jpg": "c/larger.jpg",
+        "brick/brick 5.jpg": "again.jpg",
+    }
+    kept = pq.read_table(home / "out" / "kept.parquet")["train"].to_pylist()
+    assert not set(kept) & found.keys() and set(kept) >= {"c/larger.jpg", "again.jpg"} and len(kept) == 55 + 4 - 3
+    before = results(home / "out")
+    Counting(monkeypatch, stop_after=0)  # nothing is left to do
+    run(home, itself=True)
+    assert results(home / "out") == before and "c/larger.jpg = " in before["report.html"].decode()
 
 
 @pytest.mark.parametrize(

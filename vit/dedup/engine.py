@@ -79,9 +79,9 @@ class Engine:
     def __init__(self, tier: Tier, state: State, run: Map, tell: Callable[[str, int, int, int], None]) -> None:
         """`tell(what, pieces done, pieces in all, pairs)` is called after every finished piece."""
         self.tier, self.state, self._map, self._tell = tier, state, run, tell
-        self._lines: dict[str, list[Line]] = defaultdict(list)
+        self._known: dict[str, list[Line]] = defaultdict(list)
         for line in state.lines:
-            self._lines[line.piece].append(line)
+            self._known[line.piece].append(line)
 
     def search(
         self, train: Sequence[Root], tests: Sequence[Root], *, rescan: bool = False, inside: bool = True
@@ -102,7 +102,7 @@ class Engine:
         """Decode the test images that were not decoded yet."""
         pieces = [piece for benchmark in benchmarks for piece in benchmark.pieces]
         left = [piece for piece in pieces if self._of(piece, "test") is None]
-        self._do(TESTS, None, [Job("test", piece) for piece in left], (), len(pieces))
+        self.do(TESTS, None, [Job("test", piece) for piece in left], (), len(pieces))
 
     def index(self, benchmarks: Sequence[Benchmark]) -> tuple[Indexed, Prints]:
         """The index of their readable images, and those; thumbnails stay on the disk."""
@@ -134,7 +134,7 @@ class Engine:
                 mine = np.flatnonzero(indexed.benchmark == number)
                 alike = within.look(whole.at(mine)._replace(rows=indexed.row[mine]), self.tier)
                 jobs = (self._within_job(benchmark, piece, first, alike) for piece, first in left)
-                self._do(WITHIN, indexed, jobs, None, total)
+                self.do(WITHIN, indexed, jobs, None, total)
 
     def _within_job(self, benchmark: Benchmark, piece: Piece, first: int, alike: within.Alike) -> Job:
         last = first + len(piece.members()[0])
@@ -150,7 +150,7 @@ class Engine:
         )
 
     def _within_line(self, benchmark: Benchmark, piece: Piece) -> Line | None:
-        lines = [line for line in self._all(piece, "within") if line.against == (benchmark.fingerprint,)]
+        lines = [line for line in self.lines(piece, "within") if line.against == (benchmark.fingerprint,)]
         return lines[-1] if lines else None
 
     def _scan(self, train: Sequence[Root], benchmarks: Sequence[Benchmark], indexed: Indexed, *, rescan: bool) -> None:
@@ -172,14 +172,14 @@ class Engine:
                     for piece in root.pieces()
                     if self._missing(piece, wanted, rescan=rescan) == missing
                 )
-                self._do(CORPUS, smaller, jobs, missing, total)
+                self.do(CORPUS, smaller, jobs, missing, total)
 
     def _missing(self, piece: Piece, wanted: tuple[str, ...], *, rescan: bool) -> tuple[str, ...]:
         """The benchmarks that a piece has not been compared with; all of them if it has no codes yet."""
         if self._of(piece, "scan") is None:
             return wanted
         kinds = ("scan",) if rescan else ("scan", "screen")
-        known = {one for kind in kinds for line in self._all(piece, kind) for one in line.against}
+        known = {one for kind in kinds for line in self.lines(piece, kind) for one in line.against}
         missing = tuple(one for one in wanted if one not in known)
         return wanted if rescan and missing else missing
 
@@ -190,7 +190,7 @@ class Engine:
         stored, marks = self.state.codes(line)
         return Job("screen", piece, codes=stored, marks=marks)
 
-    def _do(
+    def do(
         self, what: str, shared: Indexed | None, jobs: Iterable[Job], against: tuple[str, ...] | None, total: int
     ) -> None:
         """Have jobs done and write a line for each; `against` None: the benchmark of the job."""
@@ -210,16 +210,17 @@ class Engine:
                 unreadable=result.unreadable,
                 notes=result.notes,
             )
-            self._lines[line.piece].append(self.state.add(line, codes))
+            self._known[line.piece].append(self.state.add(line, codes))
             pairs += len(result.found)
             self._tell(what, done, total, pairs)
 
-    def _all(self, piece: Piece, kind: str) -> list[Line]:
-        return [line for line in self._lines.get(piece.fingerprint, ()) if line.kind == kind]
+    def lines(self, piece: Piece, kind: str) -> list[Line]:
+        """What is known about a piece, oldest first."""
+        return [line for line in self._known.get(piece.fingerprint, ()) if line.kind == kind]
 
     def _of(self, piece: Piece, kind: str) -> Line | None:
         """The newest line of a kind; a piece of test images needs its prints, too."""
-        lines = self._all(piece, kind)
+        lines = self.lines(piece, kind)
         if kind == "test" and not self.state.prints_path(piece.fingerprint).exists():
             return None
         return lines[-1] if lines else None
@@ -265,7 +266,7 @@ class Engine:
         self, piece: Piece, wanted: Sequence[str]
     ) -> tuple[list[tuple[Line, str]], tuple[tuple[str, str], ...], int]:
         """For each benchmark the line that counts, a scan before a screen; and what is unreadable, and how many."""
-        lines = sorted(self._all(piece, "screen") + self._all(piece, "scan"), key=lambda line: line.kind == "scan")
+        lines = sorted(self.lines(piece, "screen") + self.lines(piece, "scan"), key=lambda line: line.kind == "scan")
         known = {one: line for line in lines for one in line.against}
         first = self._of(piece, "scan")
         assert first is not None, "the piece was listed after the search"

@@ -33,11 +33,11 @@ class Indexed(NamedTuple):
 class Job(NamedTuple):
     """What is to be done with a piece; picklable."""
 
-    kind: str  # scan, screen, test, within
+    kind: str  # scan, screen, test, within, self
     piece: Piece
     benchmark: str = ""  # fingerprint of the one that the piece belongs to, and its first row there: not its own pair
     first: int = 0
-    codes: Pixels | None = None  # screen: stored codes uint8 [N, 32] and marks uint8 [N, 4] of the piece
+    codes: Pixels | None = None  # screen, self: stored codes uint8 [N, 32] and marks uint8 [N, 4] of the piece
     marks: Pixels | None = None
     stored: Path | None = None  # within: the piece's prints
     chosen: Ints | None = None  # within: rows of the piece that may repeat another image of the benchmark
@@ -66,7 +66,7 @@ def work(indexed: Indexed | None, job: Job) -> Done:
         assert job.stored is not None
         return _within(indexed, job, load_prints(job.stored))
     members, problem = job.piece.members()
-    if job.kind == "screen":
+    if job.kind in ("screen", "self"):
         found, bad, _, _ = _search(indexed, job, members, _screened(indexed, job))
         return Done(len(members), tuple(found), tuple(bad))
     found, bad, own_codes, marks = _search(indexed, job, members, range(len(members)))
@@ -184,9 +184,21 @@ def _screened(indexed: Indexed, job: Job) -> list[int]:
     """Rows whose stored code lies near a test image's, or whose file begins its digest as a test image's does."""
     assert job.codes is not None and job.marks is not None
     present = np.flatnonzero(job.marks.any(axis=1) | job.codes.any(axis=1))
-    near = {int(present[row]) for row, _, _ in indexed.tests.screen(job.codes[present])}
-    same = np.isin(_as_numbers(job.marks[present]), _as_numbers(indexed.marks))
+    own = np.flatnonzero(indexed.benchmark == np.int32(_number(indexed, job.benchmark)))
+    itself = dict(
+        zip((indexed.row[own] - job.first).tolist(), own.tolist(), strict=True)
+    )  # of rows: place in the index
+    pairs = ((int(present[row]), test) for row, test, _ in indexed.tests.screen(job.codes[present]))
+    near = {row for row, test in pairs if itself.get(row) != test}
+    known, counts = np.unique(_as_numbers(indexed.marks), return_counts=True)
+    marks = _as_numbers(job.marks[present])
+    times = np.append(counts, 0)[np.where(np.isin(marks, known), np.searchsorted(known, marks), len(known))]
+    same = times > np.isin(present, list(itself))
     return sorted(near | set(present[same].tolist()))
+
+
+def _number(indexed: Indexed, benchmark: str) -> int:
+    return indexed.benchmarks.index(benchmark) if benchmark in indexed.benchmarks else -1
 
 
 def _found(indexed: Indexed, match: Match, train: str) -> Found:

@@ -1,6 +1,6 @@
 """Memory of a worker of `vitflow dedup`: `python -m benchmarks.dedup_memory`.
 
-100,000 synthetic test images are indexed with their thumbnails on the disk; then 10,000, 100,000 and 1,000,000 synthetic
+100,000 synthetic test images are indexed with their thumbnails on the disk; then 10,000, 100,000 and 1,000,000 made-up
 codes of training images stream past. Printed are the private memory after each step and its peak, in MB: pages of the
 thumbnails' file, which the kernel may drop at any time, are counted apart.
 """

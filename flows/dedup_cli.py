@@ -15,7 +15,7 @@ def dedup(
     ],
     test: Annotated[list[str], typer.Option("--test", help="Directory of a benchmark's test images. May be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="Where the result goes; finished work is remembered there.")],
-    tier: Annotated[str, typer.Option("--tier", help="fast or thorough.")] = "fast",
+    tier: Annotated[str, typer.Option("--tier", help="fast, thorough, or embedding with --model.")] = "fast",
     action: Annotated[str, typer.Option("--action", help="filter-train, filter-test or both.")] = "both",
     workers: Annotated[int | None, typer.Option("--workers", help="How many at a time; default: all CPUs.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="On the Ray cluster at RAY_ADDRESS, or a local one.")] = False,
@@ -25,6 +25,11 @@ def dedup(
     rescan: Annotated[
         bool, typer.Option("--rescan", help="Decode the training images again for a benchmark that was added later.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Of tier embedding: a TorchScript file (SSCD), or weights we read.")
+    ] = None,
+    resolution: Annotated[int, typer.Option("--resolution", help="Pixels that the model takes.")] = 224,
+    trust_model: Annotated[bool, typer.Option("--trust-model", help="Run a TorchScript file: it holds code.")] = False,
     itself: Annotated[
         bool,
         typer.Option("--self", help="Find duplicates inside the training images, too, and keep one of each group."),
@@ -34,7 +39,7 @@ def dedup(
 ) -> None:
     """Find training images that show a test image: exact, edited, cropped, mirrored. No file is changed or deleted."""
     options = {"tier": tier, "action": action, "workers": workers, "ray": ray, "veto": veto, "rescan": rescan}
-    options |= {"itself": itself}
+    options |= {"itself": itself, "model": model, "resolution": resolution, "trust_model": trust_model}
     counts = _run({"train": tuple(train), "test": tuple(test), "out": out, "piece": piece} | options, shown=not as_json)
     if as_json:
         print(json.dumps(counts, indent=2, sort_keys=True))

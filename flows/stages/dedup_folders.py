@@ -19,11 +19,14 @@ from flows.adapters.ray_map import as_done
 from flows.stages import output
 from vit.data.store import LocalStore
 from vit.dedup import audit, engine, itself, report, tiers, vetoes
+from vit.dedup.benchmark import Benchmark
 from vit.dedup.engine import Map, Searched
 from vit.dedup.report import Decided
 from vit.dedup.sources import PIECE, NoImages, Root, open_roots, printable
 from vit.dedup.state import InUse, OtherSettings, State
+from vit.dedup.tiers import Tier
 
+EMBEDDING = "embedding"
 ACTIONS = ("filter-train", "filter-test", "both")
 KEPT = pa.schema([("corpus", pa.string()), ("train", pa.string())])
 CLEAN = pa.schema([("benchmark", pa.string()), ("test", pa.string())])
@@ -57,12 +60,17 @@ class Request:
     ray: bool = False  # the cluster at RAY_ADDRESS, or a local one
     veto: Path | None = None
     rescan: bool = False
+    model: Path | None = None  # of tier embedding: TorchScript, or weights that `vitflow weights` reads
+    resolution: int = 224  # pixels that the model takes
+    trust_model: bool = False  # a TorchScript file holds code
     itself: bool = False  # duplicates inside the training set, too
     piece: int = PIECE  # loose files to a piece of work
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise BadRequest(f"action is {self.action!r}; it must be one of {', '.join(ACTIONS)}")
+        if (self.tier == EMBEDDING) != (self.model is not None):
+            raise BadRequest(f"tier {EMBEDDING} and --model go together: the one needs the other")
         if self.workers is not None and self.workers < 1:
             raise BadRequest(f"workers is {self.workers}; at least one is needed")
         if self.piece < 1:
@@ -82,23 +90,25 @@ def deduplicate_folders(request: Request, tell: Tell) -> dict[str, Any]:
 
     Raises BadRequest, NoImages, OtherSettings, InUse or BadVetoes before anything is decoded.
     """
-    try:
-        tier = tiers.tier(request.tier)
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
+    tier, network = _tier(request)
     reviewed = vetoes.read(request.veto) if request.veto else []
     train = open_roots(request.train, storage.open, piece=request.piece)
     tests = open_roots(request.test, storage.open, split="test", piece=request.piece)
-    made_with = audit.settings(tier)
+    made_with = audit.settings(tier, embedding=_embedding_settings(request))
     for root in (*train, *tests):
         _check_not_empty(root)
     with State(request.out / "state", made_with) as state:
         work = engine.Engine(tier, state, _map(request), tell)
-        searched = work.search(train, tests, rescan=request.rescan)
+        curves: list[str] = []
+
+        def then(benchmarks: Sequence[Benchmark]) -> None:
+            curves.append(_embed(work, train, benchmarks, network, tell))
+
+        searched = work.search(train, tests, rescan=request.rescan, then=then if network else None)
         repeated = itself.search(work, train, reviewed) if request.itself else None
         decided = report.decide(searched, reviewed)
         counts = audit.summary(searched, decided, tier, made_with)
-        return _write(request, Result(searched, decided, repeated), train, counts)
+        return _write(request, Result(searched, decided, repeated, curves[0] if curves else ""), train, counts)
 
 
 class Result(NamedTuple):
@@ -107,10 +117,11 @@ class Result(NamedTuple):
     searched: Searched
     decided: Decided
     repeated: list[itself.Repeated] | None
+    curve: str  # of the embedding's calibration, an SVG
 
 
 def _write(request: Request, result: Result, train: Sequence[Root], counts: dict[str, Any]) -> dict[str, Any]:
-    searched, decided, repeated = result
+    searched, decided, repeated, curve = result
     work = request.out / f".writing-{os.getpid()}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -126,7 +137,7 @@ def _write(request: Request, result: Result, train: Sequence[Root], counts: dict
         if request.action != "filter-train":
             counts["clean"] = _write_clean(work / "clean.parquet", searched, decided)
         groups = [["/".join(name) for name in (group.keeper, *group.others)] for group in repeated or ()]
-        audit.write(work, searched, decided, tiers.tier(request.tier), counts, groups)
+        audit.write(work, searched, decided, _tier_of(request), counts, audit.More(groups, curve))
         output.write_json(work / "report.json", counts)
         for name in (
             "kept.parquet",
@@ -183,6 +194,43 @@ def _write_clean(path: Path, searched: Searched, decided: Decided) -> dict[str, 
     columns = [[row[0] for row in rows], [row[1] for row in rows]]
     pq.write_table(pa.table(columns, schema=CLEAN), path)
     return {b.name: sum(name == b.name for name, _ in rows) for b in searched.benchmarks}
+
+
+def _tier_of(request: Request) -> Tier:
+    """The tier of the pass without weights: beside an embedding the fast one."""
+    try:
+        return tiers.tier("fast" if request.tier == EMBEDDING else request.tier)
+    except ValueError as error:
+        raise BadRequest(f"{error}, or {EMBEDDING} with --model") from error
+
+
+def _tier(request: Request) -> tuple[Tier, Any]:
+    """And the network, if one is asked for; torch is imported only then."""
+    tier = _tier_of(request)
+    if request.model is None:
+        return tier, None
+    if not request.model.exists():
+        raise BadRequest(f"--model {request.model} does not exist")
+    from vit.dedup import embedding
+
+    return tier, embedding.load(request.model, resolution=request.resolution, allow_code=request.trust_model)
+
+
+def _embedding_settings(request: Request) -> dict[str, Any] | None:
+    if request.model is None:
+        return None
+    files = sorted(request.model.rglob("*")) if request.model.is_dir() else [request.model]
+    return {"resolution": request.resolution, "sha256": [output.sha256(path) for path in files if path.is_file()]}
+
+
+def _embed(
+    work: engine.Engine, train: Sequence[Root], benchmarks: Sequence[Benchmark], network: Any, tell: Tell
+) -> str:
+    from vit.dedup import embedded
+
+    space, calibration = embedded.calibrated(network, train)
+    embedded.compare(work, train, benchmarks, (network, space, calibration.threshold), tell)
+    return embedded.curve(calibration)
 
 
 def _key(member: Any) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -17,6 +17,16 @@ from vit.dedup.tiers import Tier
 
 PACKAGES = ("numpy", "pillow", "simplejpeg", "opencv-python-headless")  # a change of these may change codes or scores
 FORMAT = 1  # of the state on disk
+
+
+class More(NamedTuple):
+    """What some runs have to show besides."""
+
+    groups: Sequence[Sequence[str]] = ()  # duplicates inside the training set, the kept image first
+    curve: str = ""  # of an embedding's calibration, an SVG
+
+
+NOTHING_MORE = More()
 
 
 def settings(tier: Tier, **more: Any) -> dict[str, Any]:
@@ -48,7 +58,7 @@ def write(
     decided: Decided,
     tier: Tier,
     counts: Mapping[str, Any],
-    groups: Sequence[Sequence[str]] = (),
+    more: More = NOTHING_MORE,
 ) -> None:
     """pairs.parquet, vetoed.parquet, unreadable.parquet and report.html."""
     report.write_pairs((one.pair for one in decided.pairs), directory / "pairs.parquet")
@@ -64,7 +74,8 @@ def write(
         within={benchmark.name: report.within(searched, benchmark) for benchmark in searched.benchmarks},
         notes=searched.notes,
         unreadable=searched.unreadable,
-        groups=groups,
+        groups=more.groups,
+        curve=more.curve,
     )
     (directory / "report.html").write_text(page.render(content), encoding="utf-8")
 

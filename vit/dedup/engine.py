@@ -84,9 +84,17 @@ class Engine:
             self._known[line.piece].append(line)
 
     def search(
-        self, train: Sequence[Root], tests: Sequence[Root], *, rescan: bool = False, inside: bool = True
+        self,
+        train: Sequence[Root],
+        tests: Sequence[Root],
+        *,
+        rescan: bool = False,
+        inside: bool = True,
+        then: Callable[[Sequence[Benchmark]], None] | None = None,
     ) -> Searched:
         """Compare every corpus image with every test image; if `inside`, those of a benchmark with each other, too.
+
+        `then` may add lines of kind `embed` before all is collected.
 
         Raises NoImages for a side without an image, and what reading shards raises.
         """
@@ -96,6 +104,8 @@ class Engine:
         if inside:
             self._within(benchmarks, indexed, whole)
         self._scan(train, benchmarks, indexed, rescan=rescan)
+        if then is not None:
+            then(benchmarks)
         return self._collected(train, tests, benchmarks, indexed, inside=inside)
 
     def print_tests(self, benchmarks: Sequence[Benchmark]) -> None:
@@ -210,9 +220,13 @@ class Engine:
                 unreadable=result.unreadable,
                 notes=result.notes,
             )
-            self._known[line.piece].append(self.state.add(line, codes))
+            self.add(line, codes)
             pairs += len(result.found)
             self._tell(what, done, total, pairs)
+
+    def add(self, line: Line, codes: bytes = b"") -> None:
+        """Remember a finished piece of work."""
+        self._known[line.piece].append(self.state.add(line, codes))
 
     def lines(self, piece: Piece, kind: str) -> list[Line]:
         """What is known about a piece, oldest first."""
@@ -246,6 +260,8 @@ class Engine:
                 for line, benchmark in by_benchmark:
                     screened[benchmark] += images if line.kind == "screen" else 0
                     found += [(piece, one) for one in line.found if one.benchmark == benchmark]
+                for line in self.lines(piece, "embed"):
+                    found += [(piece, one) for one in line.found if one.benchmark in indexed.benchmarks]
             bad += [("train", root.name, key, reason) for key, reason in root.skipped]
         for root, benchmark in zip(tests, benchmarks, strict=True):
             lines = [self._of(piece, "test") for piece in benchmark.pieces]

@@ -97,8 +97,13 @@ def decide(searched: Searched, vetoes: Sequence[Veto]) -> Decided:
     benchmarks = {benchmark.fingerprint: benchmark for benchmark in searched.benchmarks}
     about = {(veto.test, veto.train) for veto in vetoes}
     decided = Decided([], [])
-    located = [_located(piece, found, benchmarks[found.benchmark]) for piece, found in searched.found]
-    for one in sorted(located, key=lambda one: (one.pair.corpus, one.pair.train, one.pair.benchmark, one.pair.test)):
+    first: dict[
+        tuple[str, ...], Located
+    ] = {}  # a pair that the embedding finds again counts once, as it was found first
+    for piece, found in searched.found:
+        one = _located(piece, found, benchmarks[found.benchmark])
+        first.setdefault((one.pair.corpus, one.pair.train, one.pair.benchmark, one.pair.test), one)
+    for _, one in sorted(first.items(), key=lambda item: item[0]):
         pair = one.pair
         names = {"test": pair.test, "train": pair.train, "benchmark": pair.benchmark, "corpus": pair.corpus}
         covering = (veto for veto in vetoes if veto.covers(**names)) if (pair.test, pair.train) in about else iter(())

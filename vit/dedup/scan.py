@@ -94,7 +94,7 @@ def on_disk(parts: Iterable[Prints], directory: Path) -> Prints:
     with tempfile.TemporaryFile(dir=directory) as file:
         for part in parts:
             file.write(part.thumbnails.tobytes())
-            kept.append(part._replace(thumbnails=part.thumbnails[:0]))
+            kept.append(part._replace(thumbnails=part.thumbnails[:0].copy()))  # a view would keep them all
         whole = prints.concatenate(kept)
         count, shape = len(whole.byte_digests), whole.thumbnails.shape[1:]
         file.flush()

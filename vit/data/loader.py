@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: Shards, rows: range, *, resolution: int, view: View, batch_size: int = 256
+    shards: Shards, rows: Sequence[int], *, resolution: int, view: View, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], labels B.
 

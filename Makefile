@@ -5,6 +5,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
+# A process for each core, up to eight: each of them imports torch.
+SIDE_BY_SIDE := -n logical --maxprocesses 8
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check format deps bench bench-data bench-models bench-dedup up pins clean
 
@@ -26,10 +29,10 @@ demo: setup ## images to a registered model on this machine, in minutes: the `mi
 	@vitflow run mini
 
 test: setup ## the tests that take seconds each
-	pytest -m "not slow"
+	pytest -m "not slow" $(SIDE_BY_SIDE) --dist worksteal
 
 test-slow: setup ## the demo, killed processes, both doors, the browser
-	pytest -m slow
+	pytest -m slow $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder
 
 check: setup ## format, lint, types, floors
 	ruff format --check .

@@ -101,7 +101,7 @@ def next_steps(run: Run) -> list[Row]:
             value=f"vitflow predict IMAGE --model models:/{run.config.register.model_name}@champion",
         ),
         Row(what="all versions", value="vitflow models"),
-        Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/pairs.png"),
+        Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/report.html"),
         Row(what="scores as a picture", value=f"{_shown(run.out('evaluate'), run.root)}/scores.png"),
         Row(what="everything else", value=f"{directory}/"),
         Row(what="in the browser", value="make up" if tracking.startswith("sqlite") else tracking),

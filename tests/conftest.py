@@ -27,6 +27,16 @@ settings.register_profile("repo", deadline=None, max_examples=25, derandomize=Tr
 settings.load_profile("repo")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: tests that share the demo, or Swift, in one process; the demo first, since it takes
+    longest; the others by file."""
+    for item in items:
+        shared = [name for name in ("demo", "swift") if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    items.sort(key=lambda item: "demo" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which `make demo` has run, with two Ray workers; it takes minutes, so all slow tests share it.

@@ -17,7 +17,8 @@ from vit.data.shards import Shards
 from vit.models.build import Model
 from vit.models.weights import native
 from vit.training.distributed import barrier, rank
-from vit.training.fit import FitConfig, accuracy, fit, timed
+from vit.training.fit import FitConfig, fit, timed
+from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
 
@@ -58,7 +59,7 @@ def check_split(shards: Shards) -> None:
     several = shards.label_sets if shards.multi_label else ()
     seen = set(shards.labels.tolist()).union(*several)
     missing = sorted(set(range(len(shards.class_names))) - seen)
-    if missing:
+    if missing and not shards.listed:
         named = ", ".join(shards.class_names[label] for label in missing[:5])
         raise ValueError(
             f"{len(missing)} classes have no training image, among them {named}; add images or drop the class"
@@ -85,12 +86,12 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         fingerprint=job.fingerprint,
         report=record,
     )
-    val_top1 = accuracy(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
+    scores = score(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
     if rank() == 0:
         assert isinstance(model, Model)
-        metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
-        report(job.fit.train.steps, {"val/top1": val_top1})
-        _write_result(job, model, train.class_names, metrics)
+        found = {f"val/{name}": value for name, value in scores.items()}
+        report(job.fit.train.steps, found)
+        _write_result(job, model, train.class_names, found | {"num_train": len(train), "num_val": len(val)})
     barrier()
 
 
@@ -98,7 +99,8 @@ def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    native.save(result / output.MODEL, model, class_names=class_names)
+    view = job.fit.augment.evaluation
+    native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")

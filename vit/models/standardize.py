@@ -53,7 +53,8 @@ def standardize(weight: Tensor, eps: float, eps_on: EpsOn) -> Tensor:
     """
     filters = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))  # O ISS
     if eps_on == "variance":
-        filters = F.layer_norm(filters, filters.shape[1:], eps=eps)
+        # A batch norm whose channels are the filters, as in timm and Hugging Face: rounding then agrees, too.
+        filters = F.batch_norm(filters[None], None, None, training=True, eps=eps)
     else:
         filters = filters - filters.mean(dim=1, keepdim=True)
         # The gradient of a norm is 0 at 0, that of a square root is not finite: a constant filter must not give NaN.

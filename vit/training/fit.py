@@ -1,4 +1,4 @@
-"""Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
+"""Train a network on shards with resume: what every rank of pre-training and fine-tuning runs."""
 
 import contextlib
 import dataclasses
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vit.data.augment import AugmentConfig, View
-from vit.data.loader import Stream, evaluation_batches, training_batches
+from vit.data.augment import AugmentConfig
+from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
 from vit.training import checkpoint
 from vit.training.distributed import (
@@ -18,13 +18,10 @@ from vit.training.distributed import (
     from_rank_0,
     mean_over_ranks,
     rank,
-    sum_over_ranks,
     unwrap,
-    world_size,
     wrap,
 )
 from vit.training.loop import TrainConfig, train
-from vit.training.loss import top1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,20 +75,6 @@ def fit(
     with contextlib.closing(stream):
         train(model, lambda _: stream, config.train, state=newest, log=log, save=save)
     return unwrap(model)
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> float:
-    """Top-1 over all images of the shards, shared out over the ranks."""
-    model.eval()
-    correct = sum(
-        top1(model(images), labels)
-        for images, labels in evaluation_batches(
-            shards, range(rank(), len(shards), world_size()), resolution=resolution, view=view
-        )
-    )
-    total = sum_over_ranks(torch.tensor([float(correct)], dtype=torch.float64))
-    return total.item() / len(shards)
 
 
 def _waited_fraction(stream: Stream) -> Callable[[], float]:

@@ -143,7 +143,7 @@ def another_member(path: Path) -> None:
 def bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(
-            "cls.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (70000000,)}", bytes(70_000_000))
+            "cls.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (20000000,)}", bytes(20_000_000))
         )
 
 
@@ -200,6 +200,8 @@ BAD: dict[Callable[[Path], object], str] = {
     lambda path: path.write_bytes(b"\x80\x02"): "no whole PyTorch file",
     lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)): "damaged or truncated archive",
     lambda path: member(path, b"x", "readme.txt"): "is no .npz, safetensors or PyTorch file",
+    os.mkfifo: "neither a file nor a directory",
+    lambda path: path.symlink_to(path): "cannot be read",
     lambda path: path.mkdir(): "a directory without config.json",
     lambda path: None: r"cannot be read \(No such file",
 }

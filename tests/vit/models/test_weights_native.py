@@ -21,7 +21,7 @@ from tests.vit.models.weights_toys import V2, filled, hybrid, resnet, same
 from tests.vit.models.weights_toys import vit as toy
 from vit.models.build import Method, ModelConfig, build
 from vit.models.position import resize_pos_embed
-from vit.models.weights import Format, native
+from vit.models.weights import Format, files, native
 from vit.models.weights.checkpoint import BadCheckpoint, compare, instantiate, skeleton
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "vit_official_npz.npz"
@@ -147,7 +147,9 @@ def test_the_released_file_survives_conversion_bit_for_bit(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("to", "out", "file", "hints"),
     [
-        ("timm", "a.pth", "a.pth", {"num_heads": 4, "gelu": "tanh"}),  # what a bare state dict cannot say
+        ("timm", "a.pth", "a.pth", {}),
+        ("timm", "a.pt", "a.pt", {}),
+        ("npz", "a.npz", "a.npz", {}),
         ("timm", "a.safetensors", "a.safetensors", {}),
         ("timm", "a", "a", {}),
         ("timm", "a", "a/model.safetensors", {}),  # with config.json beside
@@ -166,8 +168,10 @@ def test_each_format_resizes_as_its_own_library_does(tmp_path: Path) -> None:
     table = vit.models.inspect(GOLDEN).state["pos_embed"]
     rows: list[tuple[Format, Method, dict[str, Any]]] = [("timm", "timm", {"num_heads": 4}), ("hf", "huggingface", {})]
     for to, method, hints in rows:
-        out = tmp_path / ("a.pth" if to == "timm" else "a")
+        out = tmp_path / to
         vit.models.convert(GOLDEN, to, out)
+        if to == "timm":
+            torch.save(files.read_tensors(out / "model.safetensors"), out := tmp_path / "a.pth")
         found = vit.models.inspect(out, resolution=48, **hints).state["pos_embed"]
         assert torch.equal(found, resize_pos_embed(table, 6, num_prefix_tokens=1, method=method))
 
@@ -179,10 +183,12 @@ def test_convert_says_what_is_lost(tmp_path: Path) -> None:
     checkpoint = dataclasses.replace(filled(dataclasses.replace(config, stem=stem), 2), class_names=("a", "b"))
     native.write(path := tmp_path / "a.safetensors", checkpoint)
     notes = vit.models.convert(path, "npz", tmp_path / "b.npz")
-    assert notes[0] == "class names are not kept in .npz"
+    assert notes[0] == "class names are kept for vitflow alone"
     assert [note.split()[0] for note in notes[1:]] == ["group_norm_eps", "gelu", "dropout"]
-    back = vit.models.inspect(tmp_path / "b.npz", gelu="erf", dropout=0.1, group_norm_eps=1e-5)
-    assert same(dataclasses.replace(back, class_names=("a", "b")), checkpoint)
+    back = vit.models.inspect(tmp_path / "b.npz")
+    assert same(back, checkpoint) and back.class_names == checkpoint.class_names
+    np.savez(tmp_path / "c.npz", **np.load(tmp_path / "b.npz"))  # NumPy drops what only we read
+    assert vit.models.inspect(tmp_path / "c.npz").config == hybrid(())
 
 
 def test_convert_refuses_what_cannot_be(tmp_path: Path) -> None:
@@ -207,6 +213,7 @@ def broken(path: Path, **changes: Any) -> None:
     """A native file whose description has other values."""
     checkpoint = filled(toy(), 3)
     description = {"version": 1, "config": dataclasses.asdict(checkpoint.config), "num_classes": 3, "class_names": []}
+    description["evaluation"] = "centre"
     save_file(checkpoint.state, path, metadata={"vitflow": json.dumps(description | changes)})
 
 
@@ -217,6 +224,7 @@ def broken(path: Path, **changes: Any) -> None:
         ({"version": 2}, "version 2, this program knows 1; update it"),
         ({"config": {"family": "mlp"}}, "no possible network .*family"),
         ({"config": None}, "description is broken"),
+        ({"evaluation": "oval"}, "its evaluation is 'oval', which is none of square, centre"),
         ({"num_classes": "many"}, "description is broken"),
         ({"num_classes": -1}, "-1 classes"),
         ({"num_classes": 4}, r"2 mis-shaped: head.weight is \[3, 16\], not \[4, 16\], head.bias is \[3\]"),
@@ -231,7 +239,7 @@ def broken(path: Path, **changes: Any) -> None:
 def test_a_broken_description_is_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     broken(path := tmp_path / "a.safetensors", **changes)
     if not sentence:
-        assert native.read(path).num_classes == 3
+        assert (native.read(path).num_classes, native.read(path).evaluation) == (3, "centre")
         return
     for door in (vit.models.load, native.read):
         with pytest.raises(BadCheckpoint, match=sentence) as caught:

@@ -12,8 +12,9 @@ from tests.recipes import augmentation
 from vit.data.mixing import MixConfig
 from vit.data.shards import Shards, png_example, write
 from vit.models.vit import ViT
-from vit.training.fit import FitConfig, accuracy, fit
+from vit.training.fit import FitConfig, fit
 from vit.training.loop import TrainConfig
+from vit.training.scoring import score
 
 TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=1, mlp_dim=32)
 CONFIG = FitConfig(
@@ -64,7 +65,7 @@ def test_reports_the_share_of_time_spent_waiting_for_data(shards: Shards, tmp_pa
     for metrics in seen.values():
         assert 0 <= metrics["data_wait_fraction"] <= 1
         assert np.isfinite(metrics["train/loss"])
-    assert 0 <= accuracy(model, shards, resolution=8, view="centre") <= 1
+    assert 0 <= score(model, shards, resolution=8, view="centre")["top1"] <= 1
 
 
 def test_a_second_sitting_goes_on(shards: Shards, tmp_path: Path) -> None:

@@ -89,9 +89,7 @@ def convert(path: str | os.PathLike[str], to: Format, out: str | os.PathLike[str
         if to == "native":
             native.write(out, checkpoint)
         elif to == "npz":
-            module = _jax_module(checkpoint)
-            files.write_npz(out, module.emit(checkpoint))
-            notes += _lost(checkpoint, module)
+            notes += _write_npz(out, checkpoint)
         else:
             notes += (timm if to == "timm" else huggingface).write(checkpoint, out)
     except BadCheckpoint as error:
@@ -105,13 +103,19 @@ def _parsed(path: Path, settings: dict[str, Any], resolution: int | None) -> tup
         return _from_directory(path, settings, resolution)
     weights = settings.pop("weights", None)
     contents = files.read(path, weights=weights)
-    if native.claims(contents.metadata):
+    is_described = native.claims(contents.metadata)
+    if is_described and contents.kind != "npz":
         return _noted(native.parse(contents.tensors, contents.metadata, **settings), contents), "official"
     if resolution is not None and ("grid" in settings or not _has_table(contents.tensors)):
         settings["resolution"] = resolution
     for module in JAX.values():
         if module.claims(contents.tensors):
-            return _noted(module.parse(contents.tensors, **settings), contents), "official"
+            told = native.told(contents.metadata) if is_described else None
+            fields = told.fields if told else {}
+            found: Checkpoint = module.parse(contents.tensors, **fields | settings)
+            if told:
+                found = dataclasses.replace(found, class_names=told.class_names, evaluation=told.evaluation)
+            return _noted(found, contents), "official"
     if any(name.endswith(HUGGING_FACE) for name in contents.tensors):
         if huggingface.claims(path.parent):
             return _noted(huggingface.read(path.parent, **settings), contents), "huggingface"
@@ -163,13 +167,20 @@ def _jax_module(checkpoint: Checkpoint) -> ModuleType:
     return big_vision if config.pooling == "map" or config.position == "sincos2d" else npz
 
 
-def _lost(checkpoint: Checkpoint, module: ModuleType) -> list[str]:
-    """What a reader of the .npz would assume otherwise, found by reading back names and shapes."""
-    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in checkpoint.state.items()}
-    back: Checkpoint = module.parse(module.emit(dataclasses.replace(checkpoint, state=state)))
-    notes = ["class names are not kept in .npz"] if checkpoint.class_names else []
-    mine: dict[str, Any] = dataclasses.asdict(checkpoint.config)
-    return notes + _differences(mine, dataclasses.asdict(back.config))
+def _write_npz(out: Path, checkpoint: Checkpoint) -> list[str]:
+    """Write the authors' layout and our description; returns what other readers of the file would assume otherwise."""
+    module = _jax_module(checkpoint)
+    tensors = module.emit(checkpoint)
+    notes = ["class names are kept for vitflow alone"] if checkpoint.class_names else []
+    try:
+        files.write_npz(out, tensors, native.description(checkpoint))
+    except ValueError:
+        files.write_npz(out, tensors, native.description(dataclasses.replace(checkpoint, class_names=())))
+        notes = ["class names are not kept: an .npz has no room for so many"]
+    unseen = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    position = {} if isinstance(checkpoint.config, ResNetConfig) else {"position": checkpoint.config.position}
+    assumed: Checkpoint = module.parse(unseen, **position)
+    return notes + _differences(dataclasses.asdict(checkpoint.config), dataclasses.asdict(assumed.config))
 
 
 def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -179,6 +190,6 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
             notes += _differences(cast(Mapping[str, Any], value), theirs[name])
         elif value != theirs[name]:
             notes.append(
-                f"{name} {value!r} is not kept in .npz, whose readers assume {theirs[name]!r}; pass it to load"
+                f"{name} {value!r} is kept for vitflow alone; other readers of the .npz assume {theirs[name]!r}"
             )
     return notes

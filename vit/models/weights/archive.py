@@ -2,6 +2,7 @@
 
 Reading checks every member's header before any data: sizes declared against the size of the file, how far the archive
 inflates, types (numbers only: Python objects would have to be unpickled). JAX stores bfloat16 as two-byte voids.
+A zip archive may end in a comment, which NumPy and JAX do not look at: there is room for what the arrays do not say.
 """
 
 import ast
@@ -24,9 +25,11 @@ from vit.typing import Ints
 MAX_MEMBERS = 50_000
 MAX_HEADER = 65_536  # bytes; a real one takes 128
 MAX_DIMENSIONS = 8
-MAX_RATIO, SMALL = 100, 64 * 2**20  # an archive may inflate to 100 times its size, or to 64 MiB
+MAX_COMMENT = 65_535  # bytes, of a zip archive
+MAX_RATIO, SMALL = 20, 16 * 2**20  # an archive may inflate to 20 times its size, or to 16 MiB
 NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248]|b1)")
 BFLOAT16 = "|V2"
+BFLOAT16_NAMES = (BFLOAT16, "<V2")  # as numpy alone and as ml_dtypes spells it
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that zip can express
 UNIX = 3  # the system that a member says it was made on; zipfile's own choice differs between machines
 
@@ -42,8 +45,8 @@ class Array(NamedTuple):
     start: int  # bytes of the .npy header
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Every array of an archive by name; checksums are verified.
+def read(path: Path) -> tuple[dict[str, Tensor], bytes]:
+    """Every array of an archive by name, and its comment; the arrays' checksums are verified.
 
     Raises BadCheckpoint if it is damaged, truncated, inflates absurdly, or holds anything but plain numbers.
     """
@@ -51,14 +54,18 @@ def read(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(path, archive)
             arrays = [_describe(path, archive, info) for info in archive.infolist()]
-            return {array.name: _tensor(path, archive, array) for array in arrays}
+            return {array.name: _tensor(path, archive, array) for array in arrays}, archive.comment
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
         raise BadCheckpoint(f"{path} is a damaged or truncated archive ({error}); download it again") from error
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as an archive that np.load and jax read, sorted by name, without compression or times."""
+def write(path: Path, tensors: Mapping[str, Tensor], comment: bytes = b"") -> None:
+    """Write tensors as an archive that np.load and jax read, sorted by name, without compression or times.
+
+    The comment has at most MAX_COMMENT bytes.
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name in sorted(tensors):
             info = zipfile.ZipInfo(f"{name}.npy", EPOCH)
             info.create_system, info.external_attr = UNIX, 0o644 << 16
@@ -92,7 +99,7 @@ def _describe(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Ar
     descr, shape, fortran_order = header.get("descr"), header.get("shape"), header.get("fortran_order")
     if not isinstance(shape, tuple) or not isinstance(fortran_order, bool):
         raise BadCheckpoint(f"{path} has no readable NumPy header in {info.filename}; download it again")
-    if not isinstance(descr, str) or (descr != BFLOAT16 and not NUMBERS.fullmatch(descr)):
+    if not isinstance(descr, str) or (descr not in BFLOAT16_NAMES and not NUMBERS.fullmatch(descr)):
         what = "Python objects, which only unpickling could read" if "O" in str(descr) else f"no numbers ({descr})"
         raise BadCheckpoint(f"{path}: {info.filename} holds {what}; it is refused")
     sides = cast(tuple[Any, ...], shape)
@@ -127,7 +134,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, array: Array) -> Tensor:
     with archive.open(array.info) as file:
         if cast(zipfile.ZipExtFile, file).readinto(buffer.data) != len(buffer):
             raise BadCheckpoint(f"{path} ends within {array.info.filename}; download it again")
-    dtype = np.dtype(np.int16 if array.descr == BFLOAT16 else array.descr)
+    dtype = np.dtype(np.int16 if array.descr in BFLOAT16_NAMES else array.descr)
     values = buffer[array.start :]
     if array.start % dtype.itemsize:  # not how NumPy writes, but allowed
         values = values.copy()
@@ -135,7 +142,7 @@ def _tensor(path: Path, archive: zipfile.ZipFile, array: Array) -> Tensor:
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     values = values.reshape(array.shape, order="F" if array.fortran_order else "C")
     tensor = torch.from_numpy(values)
-    return tensor.view(torch.bfloat16) if array.descr == BFLOAT16 else tensor
+    return tensor.view(torch.bfloat16) if array.descr in BFLOAT16_NAMES else tensor
 
 
 def _bytes(tensor: Tensor) -> tuple[Ints, str]:

@@ -18,7 +18,6 @@ from vit.models.weights import layout, npz
 from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint
 
 PREFIX = "params/"
-STACK = "Transformer/encoderblock/"
 NAMES = dataclasses.replace(npz.LINEN, table="pos_embedding", covers_class=False)
 
 
@@ -35,15 +34,16 @@ def parse(tensors: Mapping[str, Tensor], **settings: Any) -> Checkpoint:
     """
     prefix = npz.prefix_of(tensors) or ""
     found = npz.inside(tensors, prefix)
-    scanned = any(name.startswith(STACK) for name in found)
+    scanned = any(name.startswith(layout.STACK) for name in found)
     if scanned:
         found = _unstacked(found, prefix)
     names = NAMES
     if table := next((table for table in npz.TABLES if table in found), None):
         covers = _covers_class(found[table], settings.get("grid"))
         names = dataclasses.replace(NAMES, table=table, covers_class=covers)
+    spelling = layout.Spelling(prefix=prefix, stacked=scanned)
     origin = f"big_vision .npz, {'scanned' if scanned else 'flat'} blocks"
-    return npz.network(found, names, settings, origin, npz.outside(tensors, prefix), prefix)
+    return npz.network(found, names, settings, origin, npz.outside(tensors, prefix), spelling)
 
 
 def emit(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def _covers_class(table: Tensor, grid: tuple[int, int] | None) -> bool:
 
 def _unstacked(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Scanned blocks have one tensor for all layers, the layer being the first axis."""
-    stacks = {name: tensor for name, tensor in found.items() if name.startswith(STACK)}
+    stacks = {name: tensor for name, tensor in found.items() if name.startswith(layout.STACK)}
     depths = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in stacks.items()}
     depth = statistics.mode(depths.values())
     if odd := [f"{prefix}{name} {list(stacks[name].shape)}" for name in stacks if depths[name] != depth]:
@@ -85,5 +85,5 @@ def _unstacked(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     flat = {name: tensor for name, tensor in found.items() if name not in stacks}
     for name, tensor in stacks.items():
         for number, layer in enumerate(torch.unbind(tensor)):
-            flat[f"Transformer/encoderblock_{number}/{name.removeprefix(STACK)}"] = layer
+            flat[f"Transformer/encoderblock_{number}/{name.removeprefix(layout.STACK)}"] = layer
     return flat

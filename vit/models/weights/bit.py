@@ -7,6 +7,7 @@ it adds a dense head (big_vision, bit.py). Numerics: paper.md 1.6 and 1.7.
 """
 
 import re
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ ROOT = "resnet/root_block/standardized_conv2d/kernel"
 V1_ROOT = "conv_root/kernel"
 CONV = "standardized_conv2d"
 NUMBERED = re.compile(rf"/{CONV}_\d+/")
+V1_NAME = re.compile(r"(conv_root|gn_root|block\d+/unit\d+/(conv|gn)\w+)/")
+V2_NAME = re.compile(r"resnet/(root_block|block\d+/unit\d+)/")
+WIDTH = re.compile(  # tensors whose last axis is as wide as the root: of the root itself and inside the first stage
+    rf"(resnet/root_block/{CONV}|conv_root|gn_root|block1/unit\d+/(conv|gn)[12]|resnet/block1/unit\d+/[ab]/{CONV})/"
+)
 GROUP_NORM = ("gamma", "beta")
 OLD_GROUP_NORM = re.compile(r"(^|/)gn(\d+|_root|_proj)/(scale|bias)$")
 RESOLUTION = 224  # pixels, at which BiT was pre-trained; the files do not say
@@ -30,8 +36,7 @@ V2 = {"flavour": "v2", "group_norm_eps": 1e-5, "standardize_eps": 1e-10, "standa
 
 def claims(tensors: Mapping[str, Any]) -> bool:
     """Whether the names are BiT's, or those of a v1 ResNet without a transformer above it."""
-    names = {NUMBERED.sub(f"/{CONV}/", name) for name in tensors}
-    return ROOT in names or (V1_ROOT in names and not any(name.startswith("Transformer/") for name in names))
+    return any(V2_NAME.match(name) for name in tensors) or _is_v1(tensors)
 
 
 def parse(tensors: Mapping[str, Tensor], **settings: Any) -> Checkpoint:
@@ -39,19 +44,19 @@ def parse(tensors: Mapping[str, Tensor], **settings: Any) -> Checkpoint:
 
     Raises BadCheckpoint listing unknown, missing and mis-shaped keys.
     """
-    is_v1 = V1_ROOT in tensors
+    is_v1 = _is_v1(tensors)
     found = squeezed(tensors) if is_v1 else _unnumbered(tensors)
-    root, head = (V1_ROOT, "head/bias") if is_v1 else (ROOT, "resnet/head/conv2d/bias")
+    head = "head/" if is_v1 else "resnet/head/conv2d/"
     values: dict[str, Any] = {
         "family": "resnet",
         "resolution": RESOLUTION,
         "layers": stages(found, "" if is_v1 else "resnet/"),
-        "width_factor": width_factor(found, root),
+        "width_factor": width_factor(found),
         **(V1 if is_v1 else V2),
     }
     config = describe(values, settings)
     assert isinstance(config, ResNetConfig)
-    num_classes = found[head].numel() if head in found else 0
+    num_classes = next((t.shape[-1] for name, t in found.items() if name.startswith(head) and t.ndim), 0)
     state = layout.read(_rules(config, num_classes), found, config, num_classes)
     notes = () if "resolution" in settings else (f"the file does not say its resolution; {RESOLUTION} is assumed",)
     return Checkpoint(
@@ -98,12 +103,12 @@ def stages(tensors: Mapping[str, Any], prefix: str = "") -> tuple[int, ...]:
     return tuple(units.get(number, 1) for number in range(1, count + 1))
 
 
-def width_factor(tensors: Mapping[str, Tensor], root: str) -> int:
-    """How many times 64 channels the root convolution has."""
-    channels = tensors[root].shape[-1] if tensors[root].ndim else 0
-    if channels == 0 or channels % 64:
-        raise BadCheckpoint(f"{root} has {channels} channels, no multiple of 64: the file is of no ResNet of the paper")
-    return channels // 64
+def width_factor(tensors: Mapping[str, Tensor]) -> int:
+    """How many times 64 channels the root has and every first unit makes fourfold: what most tensors say."""
+    votes = [tensor.shape[-1] // 64 for name, tensor in tensors.items() if tensor.ndim and WIDTH.match(name)]
+    if (factor := statistics.mode(votes or [1])) < 1:
+        raise BadCheckpoint("its root has fewer than 64 channels: the file is of no ResNet of the paper")
+    return factor
 
 
 def squeezed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,6 +117,12 @@ def squeezed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor.flatten() if OLD_GROUP_NORM.search(name) and tuple(tensor.shape[:-1]) == (1, 1, 1) else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _is_v1(tensors: Mapping[str, Any]) -> bool:
+    return any(V1_NAME.match(name) for name in tensors) and not any(
+        name.startswith(("Transformer/", "embedding/")) for name in tensors
+    )
 
 
 def _rules(config: ResNetConfig, num_classes: int) -> list[Rule]:

@@ -5,19 +5,25 @@ Every format module turns its file into a Checkpoint and back; from here on, for
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from typing import Any, cast
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vit.data.views import View
 from vit.models.build import Method, Model, ModelConfig, at_resolution, build, config_from_dict, resized
 from vit.models.resnet import ResNetConfig
 from vit.models.vit import ViTConfig
 
 DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "xavier_uniform_", "kaiming_uniform_"})
 MAX_TOKENS = 2**20  # a table of fixed sines is made of a config alone
+BLOCK = re.compile(r"Transformer/encoderblock_\d+/")
+STACK = "Transformer/encoderblock/"  # of big_vision's scanned blocks
+HEAD_PART = re.compile(r"((?:resnet/)?(?:head|classifier)[./].*?)(?:kernel|weight|bias)$")
 MAX_LISTED = 40  # keys named per kind of fault; the rest is counted
 
 
@@ -34,7 +40,15 @@ class Checkpoint:
     state: dict[str, Tensor]  # names and shapes of build(config, num_classes).state_dict(); dtypes as in the file
     origin: str  # what the file is, in words
     class_names: tuple[str, ...] = ()
+    evaluation: View = "square"  # how an image is made into input where nothing is random (vit.data.augment)
     notes: tuple[str, ...] = ()  # what a reader should know: an assumption made, a head of zeros, …
+
+
+def view(value: Any) -> View:
+    """The value, if it names a way to show images; raises BadCheckpoint."""
+    if value not in get_args(View):
+        raise BadCheckpoint(f"its evaluation is {value!r}, which is none of {', '.join(get_args(View))}; update this")
+    return value
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:
@@ -71,33 +85,72 @@ def skeleton(config: ModelConfig, num_classes: int) -> dict[str, Tensor]:
         raise BadCheckpoint(f"no memory holds the network that it describes ({config}); the file is damaged") from error
 
 
-def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, prefix: str = "") -> None:
-    """Raises BadCheckpoint listing every key that is unknown, missing, mis-shaped or no floating-point tensor.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spelling:
+    """How a file itself spells the keys that were read from it: their prefix, and blocks that are stacked."""
 
-    `prefix` stands before each key in the file, so that the keys named are the file's own.
-    """
+    prefix: str = ""
+    stacked: bool = False  # one tensor for all encoder blocks
+
+    def name(self, key: str) -> str:
+        """The key as it stands in the file."""
+        return self.prefix + (BLOCK.sub(STACK, key) if self.stacked else key)
+
+    def shape(self, key: str, tensor: Tensor) -> str:
+        """A tensor's shape; of a stacked one that of each layer."""
+        return f"{list(tensor.shape)}{' a layer' * (self.stacked and BLOCK.match(key) is not None)}"
+
+
+PLAIN = Spelling()
+
+
+def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, spelling: Spelling = PLAIN) -> None:
+    """Raises BadCheckpoint listing every key that is unknown, missing, mis-shaped or no floating-point tensor."""
     shapes = [
-        f"{prefix}{name} is {list(found[name].shape)}, not {list(tensor.shape)}"
+        f"{spelling.name(name)} is {spelling.shape(name, found[name])}, not {list(tensor.shape)}"
+        + _as_the_other_says(name, found, expected, spelling)
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
     ]
     types = [
-        f"{prefix}{name} is {str(found[name].dtype).removeprefix('torch.')}"
+        f"{spelling.name(name)} is {str(found[name].dtype).removeprefix('torch.')}"
         for name in expected
         if name in found and not found[name].dtype.is_floating_point
     ]
     faults = {
-        "unknown": [prefix + name for name in found if name not in expected],
-        "missing": [prefix + name for name in expected if name not in found],
+        "unknown": [spelling.name(name) for name in found if name not in expected],
+        "missing": [spelling.name(name) for name in expected if name not in found],
         "mis-shaped": shapes,
         "not of floating-point numbers": types,
     }
-    listed = "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in faults.items() if keys)
+    distinct = {kind: list(dict.fromkeys(keys)) for kind, keys in faults.items()}
+    listed = "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in distinct.items() if keys)
     if listed:
         raise BadCheckpoint(
             f"keys do not fit the network that the others describe ({listed}); "
             "the file is damaged or of a network that is none of the ViT paper's"
         )
+
+
+def sides(found: Mapping[str, Tensor], pattern: str, axis: int) -> list[int]:
+    """Lengths of one axis, counted from the last, of every tensor whose whole name fits."""
+    fit = re.compile(pattern)
+    return [tensor.shape[axis] for name, tensor in found.items() if tensor.ndim >= -axis and fit.fullmatch(name)]
+
+
+def commonest(votes: Iterable[int], default: int) -> int:
+    """The most frequent number, the first of several; `default` if there is none."""
+    return statistics.mode([*votes] or [default])
+
+
+def _as_the_other_says(
+    name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], spelling: Spelling
+) -> str:
+    """Kernel and bias of a head alone tell its classes: where they disagree, either may be the wrong one."""
+    part = HEAD_PART.match(name)
+    others = [key for key in expected if part and key != name and key.startswith(part[1]) and key in found]
+    other = next((key for key in others if found[key].shape == expected[key].shape), None)
+    return f" as {spelling.name(other)} {list(found[other].shape)} would have it" if other else ""
 
 
 def describe(values: Mapping[str, Any], settings: Mapping[str, Any]) -> ModelConfig:

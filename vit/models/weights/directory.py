@@ -20,6 +20,7 @@ from vit.models.weights.files import read_tensors
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which both libraries look
+FILES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".json")  # no directory is called so
 MAX_JSON = 64 * 2**20  # bytes; labels of 21,843 classes take 2 MB
 
 
@@ -73,6 +74,10 @@ def write(directory: Path, tensors: Mapping[str, Tensor], documents: Mapping[str
 
     Raises BadCheckpoint if the directory exists and is not empty.
     """
+    if directory.suffix in FILES:
+        raise BadCheckpoint(
+            f"{directory} is named like a file, but a directory is to be written; name it without suffix"
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BadCheckpoint(f"{directory} exists and is not empty; name a new directory")
     partial = directory.with_name(f".{directory.name}.partial")

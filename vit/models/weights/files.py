@@ -5,6 +5,7 @@ torch's restricted unpickler alone. Whatever is wrong, the answer is one BadChec
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import os
@@ -23,6 +24,8 @@ from vit.models.weights import archive
 from vit.models.weights.checkpoint import BadCheckpoint
 
 Kind: TypeAlias = Literal["npz", "safetensors", "torch"]
+DESCRIPTION = "vitflow"  # where a file holds our description of its network
+COMMENT = b"vitflow "
 MAX_HEADER = 32 * 2**20  # bytes of a safetensors header; 20,000 tensors and 21,843 class names take 4 MB
 MAX_PICKLE = 64 * 2**20  # bytes of a state dict's structure, its tensors not counted
 MAX_REUSE = 4  # a file's tensors may be at most so many times its size (tied weights are stored once)
@@ -45,7 +48,7 @@ class Contents:
 
     kind: Kind
     tensors: dict[str, Tensor]
-    metadata: dict[str, str]  # of safetensors
+    metadata: dict[str, str]  # of safetensors; of others, our description of the network if there is one
     notes: tuple[str, ...] = ()  # what was unwrapped or left out
 
 
@@ -62,7 +65,10 @@ def read(path: Path, *, weights: str | None = None) -> Contents:
     """
     kind = _kind(path)
     if kind == "npz":
-        return Contents(kind=kind, tensors=archive.read(path), metadata={})
+        tensors, comment = archive.read(path)
+        described = comment.startswith(COMMENT)
+        text = comment.removeprefix(COMMENT).decode("utf-8", errors="replace")
+        return Contents(kind=kind, tensors=tensors, metadata={DESCRIPTION: text} if described else {})
     if kind == "safetensors":
         return _read_safetensors(path)
     if kind == "torch":
@@ -84,10 +90,30 @@ def replacing(path: Path) -> Generator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_npz(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write an .npz whole or not at all; equal tensors give equal bytes."""
+def write_npz(path: Path, tensors: Mapping[str, Tensor], description: str = "") -> None:
+    """Write an .npz whole or not at all; equal tensors give equal bytes. The description goes into the zip comment.
+
+    Raises ValueError if it is longer than a comment may be.
+    """
+    comment = COMMENT + description.encode() if description else b""
+    if len(comment) > archive.MAX_COMMENT:
+        raise ValueError(f"a description of {len(comment)} bytes does not fit into the comment of {path}")
     with replacing(path) as partial:
-        archive.write(partial, tensors)
+        archive.write(partial, tensors, comment)
+
+
+def write_torch(path: Path, tensors: Mapping[str, Tensor], description: str) -> None:
+    """Write a PyTorch state dict whole or not at all.
+
+    The description is an attribute of the dict, as `_metadata` is of those that torch makes: whoever loads the weights
+    does not see it, and `weights_only` lets it pass.
+    """
+    plain = collections.OrderedDict(
+        (name, tensor.detach().cpu().clone(memory_format=torch.contiguous_format)) for name, tensor in tensors.items()
+    )
+    setattr(plain, DESCRIPTION, description)
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(plain, file)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -103,6 +129,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 def _kind(path: Path) -> Kind | None:
     """The kind of a file by its first bytes, or None; raises BadCheckpoint for kinds that need another sentence."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise BadCheckpoint(f"{path} is neither a file nor a directory; copy its content into a file")
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
@@ -167,7 +195,9 @@ def _read_torch(path: Path, weights: str | None) -> Contents:
         ) from error
     state, notes = _unwrapped(path, loaded, weights)
     _check_tensors(path, state)
-    return Contents(kind="torch", tensors=state, metadata={}, notes=notes)
+    description = getattr(loaded, DESCRIPTION, None)
+    metadata = {DESCRIPTION: description} if isinstance(description, str) else {}
+    return Contents(kind="torch", tensors=state, metadata=metadata, notes=notes)
 
 
 def _check_zip(path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from vit.models.build import ModelConfig
-from vit.models.weights.checkpoint import compare, skeleton
+from vit.models.weights.checkpoint import PLAIN, STACK, Spelling, compare, skeleton
+
+__all__ = ["PLAIN", "STACK", "Rule", "Spelling", "affine", "dense", "heads", "heads_out", "read", "write"]
 
 Kind: TypeAlias = Literal["same", "dense", "conv", "pointwise", "heads_in", "heads_bias", "heads_out", "patches_only"]
 
@@ -26,14 +28,19 @@ class Rule(NamedTuple):
 
 
 def read(
-    rules: Iterable[Rule], tensors: Mapping[str, Tensor], config: ModelConfig, num_classes: int, *, prefix: str = ""
+    rules: Iterable[Rule],
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    num_classes: int,
+    *,
+    spelling: Spelling = PLAIN,
 ) -> dict[str, Tensor]:
     """The state dict under our names; transposed views of the file's tensors, copied only where parts are joined.
 
-    `prefix` stands before every name in the file. Raises BadCheckpoint listing unknown, missing and mis-shaped keys.
+    Raises BadCheckpoint listing unknown, missing and mis-shaped keys as the file spells them.
     """
     rules = list(rules)
-    compare(tensors, write(rules, skeleton(config, num_classes)), prefix=prefix)
+    compare(tensors, write(rules, skeleton(config, num_classes)), spelling=spelling)
     return {rule.ours: _ours(rule, [tensors[name] for name in rule.theirs]) for rule in rules}
 
 

@@ -9,7 +9,7 @@ Key table: paper.md 7.1. Numerics: paper.md 1.3, of hybrids 1.7.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,12 +17,15 @@ from torch import Tensor
 from vit.models.config import ViTConfig
 from vit.models.position import resize_pos_embed
 from vit.models.weights import bit, layout
-from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint, describe, zero_head_notes
+from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint, commonest, describe, sides, zero_head_notes
 from vit.models.weights.layout import Rule
 
 PREFIXES = ("", "opt/target/", "params/", "params/img/", "img/")  # img: the image tower of a pair (SigLIP)
 TABLES = ("Transformer/posembed_input/pos_embedding", "Transformer/pos_embedding", "pos_embedding")  # oldest first
 BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/")
+MAP_HEAD = "MAPHead_0/"
+STEM = re.compile(r"(conv_root|gn_root|block\d+/unit\d+)/")
+HEAD = ("head/kernel", "head/bias")
 RESOLUTION = 224  # pixels, of a file whose positions do not tell
 
 
@@ -62,8 +65,8 @@ def claims(tensors: Mapping[str, Any]) -> bool:
 def parse(tensors: Mapping[str, Tensor], **settings: Any) -> Checkpoint:
     """A ViT or hybrid from a file of the authors.
 
-    `settings`: fields of the config that a file cannot say (gelu, dropout, position of a file without table, …) and
-    grid=(rows, columns) of a position table that is not square, which becomes so, for resolution if that is given.
+    `settings`: fields of the config that a file cannot say (gelu, dropout, position="none" if the file has no table, …)
+    and grid=(rows, columns) of a position table that is not square, which becomes so, for resolution if that is given.
     Raises BadCheckpoint listing unknown, missing and mis-shaped keys.
     """
     prefix = prefix_of(tensors) or ""
@@ -72,7 +75,7 @@ def parse(tensors: Mapping[str, Tensor], **settings: Any) -> Checkpoint:
     table = next((table for table in TABLES if table in found), TABLES[0])
     names = dataclasses.replace(RELEASED if is_old else LINEN, table=table)
     origin = f"official .npz, {'old' if is_old else 'Linen'} names"
-    return network(found, names, settings, origin, outside(tensors, prefix), prefix)
+    return network(found, names, settings, origin, outside(tensors, prefix), layout.Spelling(prefix=prefix))
 
 
 def emit(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -89,8 +92,8 @@ def emit(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def prefix_of(tensors: Mapping[str, Any]) -> str | None:
     """What stands before every name of the network; None if there is no ViT in JAX's names."""
-    marks = ("embedding/kernel", "Transformer/encoder_norm/scale")  # two, so that one may be what is missing
-    return next((prefix for prefix in PREFIXES if any(prefix + mark in tensors for mark in marks)), None)
+    marks = ("Transformer/encoderblock", "embedding/kernel")  # not one key alone, which may be what is missing
+    return next((prefix for prefix in PREFIXES if any(_starts(tensors, prefix + mark) for mark in marks)), None)
 
 
 def inside(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -102,7 +105,8 @@ def is_big_vision(names: Mapping[str, Any]) -> bool:
     """Whether names without prefix have what only big_vision has."""
     return (
         "pos_embedding" in names
-        or any(name.startswith(("MAPHead_0/", "Transformer/encoderblock/")) for name in names)
+        or _starts(names, MAP_HEAD)
+        or _starts(names, layout.STACK)
         or (not any(table in names for table in TABLES) and not has_old_names(names))
     )
 
@@ -128,20 +132,20 @@ def network(
     settings: Mapping[str, Any],
     origin: str,
     notes: tuple[str, ...],
-    prefix: str,
+    spelling: layout.Spelling,
 ) -> Checkpoint:
     """The checkpoint from tensors without prefix, flat and of one spelling; also for big_vision's files."""
     settings = dict(settings)
     found = bit.squeezed(found)
-    values = _sizes(found, names)
+    values = _sizes(found, names, settings.get("grid"))
     stem: dict[str, Any] | None = values["stem"]
     pixels = values["patch_size"] * (4 * 2 ** max(len(stem["layers"]) - 1, 0) if stem else 1)
     grid: tuple[int, int] | None = settings.pop("grid", None)
     resolution: int | None = settings.pop("resolution", None)
-    if names.table in found:
-        cls = int("cls" in found and names.covers_class)
+    if names.table in found and found[names.table].ndim == 3:
+        cls = int(values["pooling"] == "tok" and names.covers_class)
         side = -(-resolution // pixels) if resolution else None
-        table, shown = _square(found[names.table], cls, grid, side, prefix + names.table)
+        table, shown = _square(found[names.table], cls, grid, side, spelling.name(names.table))
         found[names.table] = table
         notes += shown
         resolution = resolution or math.isqrt(table.shape[1] - cls) * pixels
@@ -153,9 +157,8 @@ def network(
         stem["resolution"] = resolution
     config = describe(values, settings)
     assert isinstance(config, ViTConfig)
-    head = found.get("head/bias", found.get("head/kernel"))
-    num_classes = head.shape[-1] if head is not None and head.ndim else 0
-    state = layout.read(rules(config, num_classes, names), found, config, num_classes, prefix=prefix)
+    num_classes = commonest([found[name].shape[-1] for name in HEAD if name in found and found[name].ndim], 0)
+    state = layout.read(rules(config, num_classes, names), found, config, num_classes, spelling=spelling)
     notes += zero_head_notes(state)
     return Checkpoint(config=config, num_classes=num_classes, state=state, origin=origin, notes=notes)
 
@@ -203,24 +206,32 @@ def _map_head(num_heads: int) -> list[Rule]:
     ]
 
 
-def _sizes(found: Mapping[str, Tensor], names: Names) -> dict[str, Any]:
-    """Fields of the config, all but the resolution, from keys and shapes."""
-    patch_size, _, _, width = _shape(found, "embedding/kernel", 4)
+def _sizes(found: Mapping[str, Tensor], names: Names, grid: tuple[int, int] | None) -> dict[str, Any]:
+    """Fields of the config, all but the resolution, from keys and shapes.
+
+    Every size is what most tensors say, so that a missing or mis-shaped one is told from the sound ones.
+    """
     depth = 1 + max((int(match[1]) for name in found if (match := BLOCK.match(name))), default=-1)
     if not 0 < depth <= len(found):
         raise BadCheckpoint(f"it has {depth} encoder blocks in {len(found)} tensors; the file is damaged")
-    has_table = any(table in found for table in TABLES)
+    attention, mlp = names.attention, names.mlp
+    width = sides(
+        found, r"cls|embedding/(kernel|bias)|Transformer/(encoderblock_\d+/LayerNorm_\d|encoder_norm)/\w+", -1
+    )
+    heads = sides(found, rf".*/{attention}/(query|key|value)/(kernel|bias)", -2)
+    heads += sides(found, rf".*/{attention}/out/kernel", -3)
+    mlp_dim = sides(found, rf".*/{mlp}/Dense_0/(kernel|bias)", -1) + sides(found, rf".*/{mlp}/Dense_1/kernel", -2)
     return {
         "family": "vit",
-        "patch_size": patch_size,
-        "stem": _stem(found) if bit.V1_ROOT in found else None,
-        "width": width,
+        "patch_size": commonest(sides(found, "embedding/kernel", -4), 1),
+        "stem": _stem(found) if any(STEM.match(name) for name in found) else None,
+        "width": commonest(width, 1),
         "depth": depth,
-        "num_heads": _shape(found, _any_block(found, f"{names.attention}/query/kernel"), 3)[1],
-        "mlp_dim": _shape(found, _any_block(found, f"{names.mlp}/Dense_0/kernel"), 2)[1],
-        "pooling": "map" if "MAPHead_0/probe" in found else "tok" if "cls" in found else "gap",
-        "representation": "pre_logits/kernel" in found or "pre_logits/bias" in found,
-        "position": "learned" if has_table else "none" if names.mlp == RELEASED.mlp else "sincos2d",
+        "num_heads": commonest(heads, 1),
+        "mlp_dim": commonest(mlp_dim, 1),
+        "pooling": "map" if _starts(found, MAP_HEAD) else "tok" if _has_class_token(found, names, grid) else "gap",
+        "representation": _starts(found, "pre_logits/"),
+        "position": "learned" if names.table in found or names.covers_class else "sincos2d",
         "position_at": "stem",
         "gelu": "tanh",
         "layer_norm_eps": 1e-6,
@@ -228,13 +239,21 @@ def _sizes(found: Mapping[str, Tensor], names: Names) -> dict[str, Any]:
     }
 
 
+def _has_class_token(found: Mapping[str, Tensor], names: Names, grid: tuple[int, int] | None) -> bool:
+    """Whether there is one, or a position for one: then it is missing."""
+    table = found.get(names.table)
+    if "cls" in found or table is None or table.ndim != 3 or not names.covers_class:
+        return "cls" in found
+    patches = table.shape[1] - 1
+    return patches == math.prod(grid) if grid else patches > 0 and math.isqrt(patches) ** 2 == patches
+
+
 def _stem(found: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {
-        "family": "resnet",
-        "layers": bit.stages(found),
-        "width_factor": bit.width_factor(found, bit.V1_ROOT),
-        **bit.V1,
-    }
+    return {"family": "resnet", "layers": bit.stages(found), "width_factor": bit.width_factor(found), **bit.V1}
+
+
+def _starts(names: Iterable[str], start: str) -> bool:
+    return any(name.startswith(start) for name in names)
 
 
 def _square(
@@ -256,18 +275,3 @@ def _square(
     side = side or round(math.sqrt(patches))
     note = f"position embeddings of {rows} x {columns} patches were resized to {side} x {side}"
     return resize_pos_embed(table, side, num_prefix_tokens=cls, source=(rows, columns)), (note,)
-
-
-def _any_block(found: Mapping[str, Tensor], ending: str) -> str:
-    """A key of whichever block has it, so that a block with a missing key does not hide the sizes."""
-    name = next((name for name in found if BLOCK.match(name) and name.endswith(f"/{ending}")), None)
-    return name or f"Transformer/encoderblock_0/{ending}"
-
-
-def _shape(found: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in found or found[name].ndim != dimensions:
-        what = f"has shape {list(found[name].shape)}" if name in found else "is missing"
-        raise BadCheckpoint(
-            f"{name}, a tensor of {dimensions} dimensions, {what}; the file is damaged or of another kind"
-        )
-    return tuple(found[name].shape)

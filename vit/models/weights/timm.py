@@ -5,21 +5,34 @@ GELU, epsilons, resolution) and which of timm's many relatives of these networks
 Written from the behaviour of timm 1.0.31: vision_transformer.py, vision_transformer_hybrid.py, resnetv2.py.
 """
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vit.models.config import ViTConfig
-from vit.models.position import resize_pos_embed
-from vit.models.weights import directory, files, native, timm_hub
-from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint, describe
+from vit.models.weights import directory, files, native, timm_hub, timm_positions
+from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint, commonest, describe, sides
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: Ti, S, B, L, H
+# By width, where all of timm's ViTs of that width agree: Ti, S, B, L, H and those between and beyond.
+HEADS = {
+    192: 3,
+    256: 4,
+    320: 5,
+    384: 6,
+    512: 8,
+    640: 10,
+    768: 12,
+    832: 13,
+    896: 14,
+    1024: 16,
+    1152: 16,
+    1280: 16,
+    1408: 16,
+    1664: 16,
+}
 RESOLUTION = 224  # pixels, of a ResNet whose file does not say
 BACKBONE = "patch_embed.backbone."
 NUMBER = r"(\d{1,9})"
@@ -38,8 +51,8 @@ FOREIGN = {
 
 def claims(tensors: Mapping[str, Any]) -> bool:
     """Whether the names are those of a timm ViT, hybrid or ResNetV2."""
-    return {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= set(tensors) or (
-        "stem.conv.weight" in tensors and "stages.0.blocks.0.conv1.weight" in tensors
+    return (_some(tensors, r"patch_embed\.") and _some(tensors, r"blocks\.\d+\.(norm1|attn|mlp)\.")) or _is_resnet(
+        tensors
     )
 
 
@@ -58,12 +71,13 @@ def parse(tensors: Mapping[str, Tensor], *, told: timm_hub.Told | None = None, *
     """A timm state dict, and what the hub's config.json told about it, as one of our networks.
 
     Settings are fields of its config that names and shapes cannot tell, above all num_heads where the width is no
-    variant's, and grid=(rows, columns) of a position table that is not square. Without them timm's own numerics hold:
-    erf-GELU, LayerNorm eps 1e-6; in every ResNet GroupNorm eps 1e-5 and weight standardisation eps 1e-8.
+    variant's, position="none" and resolution if there is no table, and grid=(rows, columns) of one that is not square.
+    Without them timm's own numerics hold: erf-GELU, LayerNorm eps 1e-6; in every ResNet GroupNorm eps 1e-5 and weight
+    standardisation eps 1e-8.
     Raises BadCheckpoint if the network is none of the paper's or a setting is missing.
     """
     _refuse_foreign(tensors)
-    kind = _parse_resnet if "stem.conv.weight" in tensors else _parse_vit
+    kind = _parse_resnet if _is_resnet(tensors) else _parse_vit
     return kind(tensors, told or timm_hub.Told(), dict(settings))
 
 
@@ -87,19 +101,15 @@ def emit(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def write(checkpoint: Checkpoint, out: Path) -> list[str]:
     """Writes for timm, and returns notes on what it will compute otherwise than the checkpoint's own config says.
 
-    OUT.safetensors holds the weights with our description in its metadata; OUT.pth (or .bin) the weights alone;
+    OUT.safetensors, OUT.pth, OUT.pt and OUT.bin hold the weights with our description where timm does not see it;
     any other OUT is a new directory for `timm.create_model("local-dir:OUT", pretrained=True)`, toys included.
     Raises BadCheckpoint for what timm cannot build.
     """
     state = emit(checkpoint)
     if out.suffix == ".safetensors":
         native.write(out, checkpoint)
-    elif out.suffix in {".pth", ".bin"}:
-        plain = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
-        }
-        with files.replacing(out) as partial, partial.open("wb") as file:
-            torch.save(plain, file)
+    elif out.suffix in {".pth", ".pt", ".bin"}:
+        files.write_torch(out, state, native.description(checkpoint))
     else:
         directory.write(out, state, {directory.CONFIG: timm_hub.description(checkpoint)})
     return timm_hub.differences(checkpoint.config)
@@ -116,13 +126,17 @@ def _refuse_foreign(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _parse_vit(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: dict[str, Any]) -> Checkpoint:
-    width, _, _, patch_size = _shape(tensors, "patch_embed.proj.weight", 4)
+    width = commonest(
+        sides(tensors, r"(blocks\.\d+\.)?norm\d?\.(weight|bias)|patch_embed\.proj\.bias|cls_token", -1), 1
+    )
+    patch_size = commonest(sides(tensors, r"patch_embed\.proj\.weight", -1), 1)
     hybrid = any(key.startswith(BACKBONE) for key in tensors)
     stem = _resnet_values(tensors, BACKBONE) if hybrid else None
     state, notes = dict(tensors), list(told.notes)
     state |= _absent_biases(tensors, notes)
     pixels = patch_size * (4 * 2 ** max(len(stem["layers"]) - 1, 0) if stem else 1)
-    resolution = _square(state, told.image_size, pixels, settings, notes)
+    has_class_token = timm_positions.has_class_token(tensors, settings.get("grid", _cells(told.image_size, pixels)))
+    resolution = timm_positions.square(state, told.image_size, pixels, has_class_token, settings, notes)
     values: dict[str, Any] = {
         "family": "vit",
         "resolution": resolution,
@@ -131,19 +145,18 @@ def _parse_vit(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: dic
         "width": width,
         "depth": _count(tensors, rf"blocks\.{NUMBER}\."),
         "num_heads": None,
-        "mlp_dim": _shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
-        "pooling": _pooling(tensors, told.pooling),
-        "representation": "pre_logits.fc.weight" in tensors,
-        "position": "learned" if "pos_embed" in tensors else "none",
+        "mlp_dim": commonest(_mlp_sides(tensors), 1),
+        "pooling": _pooling(tensors, has_class_token, told.pooling),
+        "representation": _some(tensors, r"pre_logits\.fc\."),
+        "position": "learned",
         "position_at": "stem",
         "gelu": "erf",
         "layer_norm_eps": timm_hub.LAYER_NORM_EPS,
         "dropout": 0.0,
     }
-    if "gelu" not in told.fields | settings:
-        notes.append("timm computes erf-GELU where nothing else is said; the authors' own code computes its tanh form")
+    notes += _gelu_notes(told.fields | settings)
     values["num_heads"] = (told.fields | settings).get("num_heads") or _num_heads(width, values["pooling"])
-    num_classes = _shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
+    num_classes = _classes(tensors, r"head\.", -2)
     return Checkpoint(
         config=describe(values, told.fields | settings),
         num_classes=num_classes,
@@ -159,7 +172,7 @@ def _parse_resnet(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: 
     values["resolution"] = told.image_size[0] or RESOLUTION
     if not told.image_size[0] and "resolution" not in settings:
         notes.append(f"a ResNet's weights do not say its resolution; {RESOLUTION} pixels are assumed")
-    num_classes = _shape(tensors, "head.fc.weight", 4)[0] if "head.fc.weight" in tensors else 0
+    num_classes = _classes(tensors, r"head\.fc\.", -4)
     return Checkpoint(
         config=describe(values, told.fields | settings),
         num_classes=num_classes,
@@ -172,18 +185,22 @@ def _parse_resnet(tensors: Mapping[str, Tensor], told: timm_hub.Told, settings: 
 
 def _resnet_values(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """Fields of a ResNetConfig but for its resolution, from names and shapes."""
-    root = prefix if prefix and f"{prefix}conv.weight" in tensors else f"{prefix}stem."  # R+Ti/16: the root block alone
+    inner = re.escape(prefix)
+    alone = prefix and _some(tensors, rf"{inner}(conv|norm)\.")  # R+Ti/16: the root block alone
+    root = inner if alone else rf"{inner}stem\."
     stages = rf"{re.escape(prefix)}stages\."
     units = [
         _count(tensors, rf"{stages}{stage}\.blocks\.{NUMBER}\.")
         for stage in range(_count(tensors, rf"{stages}{NUMBER}\."))
     ]
+    widths = sides(tensors, rf"{root}conv\.weight|{stages}0\.blocks\.\d+\.conv[12]\.weight", -4)
+    widths += sides(tensors, rf"{root}norm\.\w+", -1)
     return {
         "family": "resnet",
         "resolution": RESOLUTION,
         "layers": units,
-        "width_factor": _shape(tensors, f"{root}conv.weight", 4)[0] // 64,
-        "flavour": "v1" if f"{root}norm.weight" in tensors else "v2",
+        "width_factor": commonest(widths, 64) // 64,
+        "flavour": "v1" if _some(tensors, rf"{root}norm\.") else "v2",
         "group_norm_eps": timm_hub.GROUP_NORM_EPS,
         "standardize_eps": timm_hub.STANDARDIZE_EPS,
         "standardize_eps_on": "variance",
@@ -197,8 +214,8 @@ def _class_names(told: timm_hub.Told, num_classes: int, notes: list[str]) -> tup
     return ()
 
 
-def _pooling(tensors: Mapping[str, Tensor], told: str | None) -> str:
-    pooling = "map" if "attn_pool.latent" in tensors else "tok" if "cls_token" in tensors else "gap"
+def _pooling(tensors: Mapping[str, Tensor], has_class_token: bool, told: str | None) -> str:
+    pooling = "map" if _some(tensors, r"attn_pool\.") else "tok" if has_class_token else "gap"
     if pooling != "tok" and "cls_token" in tensors:
         raise BadCheckpoint("the timm state dict has both cls_token and attn_pool; our networks have one or the other")
     if told not in {None, pooling}:
@@ -228,50 +245,34 @@ def _absent_biases(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str,
     return {key.replace("weight", "bias"): tensors[key].new_zeros(tensors[key].shape[:1]) for key in kernels}
 
 
-def _square(
-    state: dict[str, Tensor], image_size: tuple[int, int], pixels: int, settings: dict[str, Any], notes: list[str]
-) -> int:
-    """Pixels of one side; takes resolution and grid out of settings, and makes a table square that is not."""
-    wanted: int = settings.pop("resolution", 0)
-    grid: tuple[int, int] = settings.pop("grid", (-(-image_size[0] // pixels), -(-image_size[1] // pixels)))
-    if "pos_embed" not in state:
-        if not wanted and (grid[0] != grid[1] or not grid[0]):
-            raise BadCheckpoint("the timm state dict has no pos_embed that would tell its resolution; pass resolution")
-        return wanted or image_size[0]
-    _give_class_token_a_position(state, grid[0] * grid[1], notes)
-    prefix = int("cls_token" in state)
-    rows, columns = _grid(state["pos_embed"].shape[1] - prefix, grid)
-    if rows == columns:
-        exact = image_size[0] == image_size[1] and -(-image_size[0] // pixels) == rows  # a hybrid's grid rounds up
-        return wanted or (image_size[0] if exact else rows * pixels)
-    side = -(-wanted // pixels) or max(rows, columns)
-    state["pos_embed"] = resize_pos_embed(
-        state["pos_embed"], side, num_prefix_tokens=prefix, source=(rows, columns), method="timm"
+def _cells(image_size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Rows and columns of patches, rounded up as a hybrid's are; zeros where nothing is told."""
+    return -(-image_size[0] // pixels), -(-image_size[1] // pixels)
+
+
+def _gelu_notes(said: Mapping[str, Any]) -> list[str]:
+    if "gelu" in said:
+        return []
+    return ["timm computes erf-GELU where nothing else is said; the authors' own code computes its tanh form"]
+
+
+def _classes(tensors: Mapping[str, Tensor], head: str, axis: int) -> int:
+    return commonest(sides(tensors, rf"{head}weight", axis) + sides(tensors, rf"{head}bias", -1), 0)
+
+
+def _mlp_sides(tensors: Mapping[str, Tensor]) -> list[int]:
+    first = sides(tensors, r"blocks\.\d+\.mlp\.fc1\.weight", -2) + sides(tensors, r"blocks\.\d+\.mlp\.fc1\.bias", -1)
+    return first + sides(tensors, r"blocks\.\d+\.mlp\.fc2\.weight", -1)
+
+
+def _some(names: Iterable[str], start: str) -> bool:
+    return any(re.match(start, name) for name in names)
+
+
+def _is_resnet(names: Iterable[str]) -> bool:
+    return _some(names, r"stages\.\d+\.blocks\.\d+\.(conv|norm)[1-3]\.") and not _some(
+        names, r"patch_embed\.|stem\.(?!conv\.|norm\.)"
     )
-    notes.append(f"position embeddings of {rows} x {columns} patches were resized to {side} x {side}, timm's way")
-    return wanted or side * pixels
-
-
-def _grid(patches: int, told: tuple[int, int]) -> tuple[int, int]:
-    rows, columns = told
-    if rows == columns:  # older descriptions tell the size of the entry point, not of the weights
-        rows = columns = math.isqrt(patches)
-    if rows * columns != patches:
-        raise BadCheckpoint(
-            f"pos_embed is for {patches} patches, no grid of {rows} x {columns}; "
-            f"pass grid=(rows, columns) if the images were not square"
-        )
-    return rows, columns
-
-
-def _give_class_token_a_position(state: dict[str, Tensor], patches: int, notes: list[str]) -> None:
-    """timm's no_embed_class: a table for patches only. Zeros before it are the same network."""
-    table = state["pos_embed"]
-    count = table.shape[1]
-    patches_only = count == patches or (count != patches + 1 and math.isqrt(count) ** 2 == count)
-    if "cls_token" in state and patches_only:
-        state["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
-        notes.append("the class token had no position embedding and was given zeros, which is the same network")
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
@@ -280,12 +281,3 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     if count > len(tensors):
         raise BadCheckpoint(f"names count up to {count - 1} with {len(tensors)} tensors in all; the file is damaged")
     return count
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in tensors or tensors[name].ndim != dimensions:
-        found = f"has shape {list(tensors[name].shape)}" if name in tensors else "is missing"
-        raise BadCheckpoint(
-            f"in the timm state dict {name}, a tensor of {dimensions} dimensions, {found}; is it whole?"
-        )
-    return tuple(tensors[name].shape)

@@ -14,6 +14,8 @@ from vit.models.resnet import ResNetConfig
 from vit.models.weights import directory
 from vit.models.weights.checkpoint import BadCheckpoint, Checkpoint
 
+OURS = "vitflow"  # the entry of config.json for what timm fixes in code: it ignores it, we read it
+EPSILONS = ("layer_norm_eps", "group_norm_eps", "standardize_eps", "standardize_eps_on")
 LAYER_NORM_EPS = 1e-6  # timm.layers.LayerNorm; JSON cannot say another
 GROUP_NORM_EPS, STANDARDIZE_EPS = 1e-5, 1e-8  # timm's BiT and hybrids alike, the second added to the variance
 GELUS = {"gelu": "erf", "gelu_tanh": "tanh"}
@@ -68,9 +70,10 @@ def told(values: Mapping[str, Any]) -> Told:
         fields: dict[str, Any] = {}
         for pattern, fixed in ENTRY_POINTS.items():
             fields |= fixed if re.match(pattern, architecture) else {}
+        ours = {name: value for name, value in dict(values.get(OURS) or {}).items() if name in EPSILONS}
         names = values.get("label_names") or pretrained.get("label_names") or ()
         return Told(
-            fields=fields | _fields(arguments),
+            fields=fields | _fields(arguments) | ours,
             pooling=None if architecture.startswith("resnetv2") else _pooling(values, arguments),
             image_size=_image_size(arguments.get("img_size") or pretrained.get("input_size")),
             class_names=tuple(str(name) for name in names),
@@ -113,6 +116,7 @@ def description(checkpoint: Checkpoint) -> dict[str, Any]:
         **names,
         "model_args": {"num_classes": num_classes, "in_chans": 3} | arguments,
         "pretrained_cfg": pretrained,
+        OURS: {name: getattr(part, name) for part in _parts(config) for name in EPSILONS if hasattr(part, name)},
     }
 
 
@@ -130,6 +134,11 @@ def differences(config: ViTConfig | ResNetConfig) -> list[str]:
             f"this network with {resnet.standardize_eps:g} on the {resnet.standardize_eps_on}"
         )
     return notes
+
+
+def _parts(config: ViTConfig | ResNetConfig) -> list[ViTConfig | ResNetConfig]:
+    """A config and its stem's."""
+    return [config, config.stem] if isinstance(config, ViTConfig) and config.stem else [config]
 
 
 def _vit(config: ViTConfig) -> tuple[str, dict[str, Any]]:
@@ -194,6 +203,8 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if arguments["act_layer"] not in GELUS:
             raise BadCheckpoint(f"config.json sets act_layer {arguments['act_layer']!r}; ours is {' or '.join(GELUS)}")
         fields["gelu"] = GELUS[arguments["act_layer"]]
+    if arguments.get("pos_embed") == "none":
+        fields["position"] = "none"
     if "proj_drop_rate" in arguments:
         fields["dropout"] = float(arguments["proj_drop_rate"])
     if norm := arguments.get("norm_layer"):

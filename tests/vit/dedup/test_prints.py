@@ -99,13 +99,13 @@ def test_shrinking_is_the_average_over_the_area(shape: tuple[int, int]) -> None:
     image = np.random.Generator(np.random.PCG64(0)).integers(0, 256, shape, dtype=np.uint8)
     result = np.empty((128, 128), np.uint8)
     shrink(image, result)
-    weights = [
-        np.clip(
-            np.minimum((i + 1) * side / 128, np.arange(1, side + 1)) - np.maximum(i * side / 128, np.arange(side)), 0, 1
-        )
-        for side in shape
-        for i in range(128)
-    ]
+    weights: list[np.ndarray] = []
+    for side in shape:
+        for i in range(128):
+            overlap = np.minimum((i + 1) * side / 128, np.arange(1, side + 1)) - np.maximum(
+                i * side / 128, np.arange(side)
+            )
+            weights.append(np.clip(overlap, 0, 1))
     down, across = np.array(weights[:128]) * 128 / shape[0], np.array(weights[128:]) * 128 / shape[1]
     assert np.abs(down @ image @ across.T - result).max() <= 0.5 + 1e-9
 

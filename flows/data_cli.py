@@ -20,7 +20,7 @@ data = typer.Typer(no_args_is_help=True, help="Look at images and labels; get th
 
 
 @data.command()
-def inspect(  # noqa: PLR0913 (the options of a command)
+def inspect(
     location: Annotated[
         str, typer.Argument(help="Prepared shards, a folder of images, a table, webdataset or parquet; s3://… too.")
     ],

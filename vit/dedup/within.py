@@ -58,7 +58,8 @@ def neighbours(whole: Pixels, is_flat: Ints, tier: Tier) -> tuple[Ints, Ints]:
     counts = np.zeros(len(is_flat), dtype=np.int64)
     for start in range(0, len(rows), QUERIES):
         some = rows[start : start + QUERIES]
-        found = index.met(np.ascontiguousarray(whole[some, 0]), tier.reach)
+        # So many rows, each image in all its flips, are enough to see that there are more than CROWD others.
+        found = index.met(np.ascontiguousarray(whole[some, 0]), tier.reach, most=(CROWD + 2) * whole.shape[1])
         query, other = some[found.query], rows[found.row // whole.shape[1]]
         pairs = np.unique(query[query != other] * len(is_flat) + other[query != other])
         counts += np.bincount(pairs // len(is_flat), minlength=len(is_flat))

@@ -14,18 +14,19 @@ from vit.training.loop import Diverged
 FILE = "diverged.json"
 
 
-def skipped(directory: Path) -> list[int]:
-    """Updates (0-based) of the run with these checkpoints that are left out because they diverged."""
+def noted(directory: Path) -> list[int]:
+    """Updates (0-based) of the run with these checkpoints that diverged, in the order in which they did."""
     path = directory / FILE
     return [int(entry["step"]) for entry in json.loads(path.read_text())] if path.is_file() else []
 
 
 def note(directory: Path, error: Diverged, shards: Shards, train: TrainConfig, augment: AugmentConfig) -> Path:
-    """Add an update to those left out, with the keys of its whole global batch; returns the file that says so."""
+    """Add an update to those that diverged, with the keys of its whole global batch; returns the file that says so."""
     order = Order(seed=train.seed, config=augment.order, labels=shards.labels, shard_sizes=shards.shard_sizes)
     samples = batch(order, error.step, batch_size=train.batch_size)
     path = directory / FILE
-    entries: list[Any] = json.loads(path.read_text()) if path.is_file() else []
+    known: list[Any] = json.loads(path.read_text()) if path.is_file() else []
+    entries = [entry for entry in known if entry["step"] != error.step]  # the same again, in a second attempt
     rows: list[int] = samples.ids.tolist()
     keys = [shards.keys[row] for row in rows]
     entries.append({"step": error.step, "why": str(error), "images": keys, "epochs": samples.epochs.tolist()})

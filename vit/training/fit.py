@@ -153,7 +153,8 @@ class _Run:
 
     def _batches(self, stream: Stream, first: int) -> Iterator[Batch | None]:
         """What the objective wants to know of each batch, None for those to leave out."""
-        left_out = frozenset(from_rank_0(divergence.skipped(self.checkpoints.directory)))
+        # Those that were rewound; the one after them ended the run, and a second attempt must meet it again.
+        left_out = frozenset(from_rank_0(divergence.noted(self.checkpoints.directory))[: self.config.train.rewinds])
         batches: Iterator[Batch] = stream
         body = unwrap(self.model)
         if isinstance(body, MaskedPatchPrediction):
@@ -190,7 +191,7 @@ class _Run:
         path = None
         if rank() == 0:
             path = divergence.note(directory, error, self.shards, config.train, config.augment)
-        path, before = from_rank_0((path, len(divergence.skipped(directory)) - 1))
+        path, before = from_rank_0((path, len(divergence.noted(directory)) - 1))
         if before >= config.train.rewinds:
             raise FloatingPointError(f"{error}; the images of its batch are listed in {path}") from error
         logger.warning("%s; going back to the last checkpoint and leaving its batch out (%s)", error, path)

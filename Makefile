@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 SIDE_BY_SIDE := -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models up pins clean
+.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models bench-train up pins clean bench-dedup
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,8 +53,14 @@ bench: setup ## all benchmarks, as ratios
 bench-data: setup ## decoding and augmentation beside torchvision, webdataset and Ray Data, per core
 	python -m benchmarks.data
 
+bench-train: setup ## our training loop beside bare PyTorch, timm and Hugging Face's Trainer
+	python -m benchmarks.train
+
 bench-models: setup ## training steps and inference beside timm's and Hugging Face's same networks
 	python -m benchmarks.models
+
+bench-dedup: setup ## finding edited copies beside pdqhash, imagehash and imagededup: recall, false pairs, speed
+	python -m benchmarks.dedup
 
 up: setup ## Prefect and MLflow with their UIs and a runner; Ctrl-C stops them
 	@vitflow up

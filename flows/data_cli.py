@@ -26,11 +26,17 @@ def inspect(
     ],
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet to this PNG file.")] = None,
     as_json: Json = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help="What lies there, as in pipelines.yaml; else guessed from the files.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="A file with a class name on each line.")] = None,
+    num_val: Annotated[int, typer.Option("--num-val", help="ImageNet-21k: images to hold out as val.")] = 0,
+    merge: Annotated[bool, typer.Option("--merge", help="ImageNet-21k: one image for equal bytes.")] = False,
 ) -> None:
     """Count, measure and check the images; unusable ones and all that is odd are named."""
     from vit.data import inspection
 
-    kind, corpus, rejects = _opened(location)
+    kind, corpus, rejects = _opened(location, source, classes=classes, num_val=num_val, merge=merge)
     facts: dict[str, Any] = {"location": location, "kind": kind, **inspection.describe(corpus)}
     if sheet is not None:
         inspection.sheet(corpus).save(sheet, "PNG", optimize=True)
@@ -70,16 +76,16 @@ def fetch(
         print(f"{path}: as published")
 
 
-def _opened(location: str) -> "tuple[str, Corpus, list[dict[str, str]]]":
+def _opened(location: str, source: str | None, **options: Any) -> "tuple[str, Corpus, list[dict[str, str]]]":
     """The kind of what lies there, its images, and what was rejected (key, reason)."""
     from flows.adapters import storage
-    from flows.stages.corpora import guess, open_source
+    from flows.stages.corpora import check_kind, guess, open_source
     from vit.data import inspection
     from vit.data.checking import check_as_found, threads
     from vit.data.index import read_rejects
     from vit.data.shards import Shards
 
-    kind = guess(location)
+    kind = check_kind(source) if source else guess(location)
     if kind == "prepared":
         kind, location = "shards", f"{location.rstrip('/')}/corpus"
     if kind == "shards":
@@ -92,11 +98,11 @@ def _opened(location: str) -> "tuple[str, Corpus, list[dict[str, str]]]":
             read=shards.read,
         )
         return kind, look, rejects
-    source = open_source(kind, location)
-    checked = check_as_found(source, map=threads)
+    found = open_source(kind, location, **options)
+    checked = check_as_found(found, map=threads)
     look = inspection.Corpus(
         table=checked.table,
-        class_names=source.class_names,
+        class_names=found.class_names,
         rejects=checked.rejects["reason"].to_pylist(),
         read=lambda row: checked.records[row].read(),
     )

@@ -47,11 +47,7 @@ def rows(run: Run) -> list[Row]:
     table = [
         Row(what="images in", value=f"{dedup['images_in']:,}"),
         Row(what="duplicates of test images removed", value=f"{dedup['removed']:,}", note=found),
-        Row(
-            what="pre-training, top-1",
-            value=_percent(numbers["pretrain"]["val/top1"]),
-            note=f"{numbers['pretrain']['num_val']:,} validation images",
-        ),
+        _pretraining(numbers["pretrain"]),
         Row(
             what="fine-tuning, top-1",
             value=_percent(numbers["finetune"]["val/top1"]),
@@ -71,6 +67,14 @@ def rows(run: Run) -> list[Row]:
     )
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
     return table
+
+
+def _pretraining(metrics: dict[str, Any]) -> Row:
+    """What pre-training scored: with labels, or in guessing hidden patches."""
+    note = f"{metrics['num_val']:,} validation images"
+    if "val/top1" in metrics:
+        return Row(what="pre-training, top-1", value=_percent(metrics["val/top1"]), note=note)
+    return Row(what="pre-training, loss of hidden patches", value=f"{metrics['val/loss']:.3f}", note=note)
 
 
 def task_rows(run: Run) -> list[Row]:
@@ -101,7 +105,7 @@ def next_steps(run: Run) -> list[Row]:
             value=f"vitflow predict IMAGE --model models:/{run.config.register.model_name}@champion",
         ),
         Row(what="all versions", value="vitflow models"),
-        Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/pairs.png"),
+        Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/report.html"),
         Row(what="scores as a picture", value=f"{_shown(run.out('evaluate'), run.root)}/scores.png"),
         Row(what="everything else", value=f"{directory}/"),
         Row(what="in the browser", value="make up" if tracking.startswith("sqlite") else tracking),

@@ -100,7 +100,8 @@ def sentence(event: Progress) -> str:
     if (waited := metrics.pop("data_wait_fraction", None)) is not None and waited >= 0.05:
         parts.append(f"{waited:.0%} of the time waiting for data")
     eta = metrics.pop("eta_seconds", None)
-    metrics.pop("train/learning_rate", None)
+    for name in ("train/learning_rate", "train/grad_norm", "images_per_second_per_device", "memory_gb"):
+        metrics.pop(name, None)  # MLflow has them
     parts += [f"{name} {value:.4g}" for name, value in metrics.items()]
     if eta is not None and event.step < event.total:
         parts.append(f"{int(eta) // 60}:{int(eta) % 60:02d} left")

@@ -29,12 +29,12 @@ settings.load_profile("repo")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: tests that share the demo in one process and first, since it takes longest; the others
-    by file."""
-    on_demo = {item: "demo" in getattr(item, "fixturenames", ()) for item in items}
+    """For `--dist loadgroup`: tests that share the demo, or Swift, in one process; the demo first, since it takes
+    longest; the others by file."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("demo" if on_demo[item] else item.path.stem))
-    items.sort(key=lambda item: not on_demo[item])
+        shared = [name for name in ("demo", "swift") if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    items.sort(key=lambda item: "demo" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

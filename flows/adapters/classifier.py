@@ -7,7 +7,6 @@ project that must stay a single self-contained file.
 """
 
 import base64
-import binascii
 import importlib
 import io
 import json
@@ -29,9 +28,12 @@ from threadpoolctl import ThreadpoolController
 Array = NDArray[np.float32]
 BATCH = 64  # images decoded and classified at once; bounds memory whatever the caller sends
 COLUMNS = {"image": "int64", "label": "object", "class_index": "int64", "score": "float64"}
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # those of vit.data.pictures
+MAX_PIXELS = 89_478_485
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # of safetensors
-# For the small products of attention, where BLAS threads wait for each other: on a busy machine (load 5 on 2 cores) a
-# layer took 0.05 to 4.0 s with threads, 0.10 to 0.21 s without. An idle machine may lose half its speed here.
+# In the small products of attention BLAS threads wait for each other: on a busy machine (load 5 on 2 cores) a layer
+# took 0.05 to 4.0 s with them, 0.10 to 0.21 s without. An idle machine may lose half its speed here.
+refusal = MlflowException.invalid_parameter_value  # of a sentence
 BLAS = ThreadpoolController().select(user_api="blas")
 
 
@@ -53,6 +55,7 @@ class Classifier(PythonModel):
         description, self.weights = read_safetensors(path)
         self.class_names: list[str] = description["class_names"]
         self.network: dict[str, Any] = description["config"]
+        self.evaluation: str = description["evaluation"]
         self.mean = np.asarray(description["image_mean"], np.float32)
         self.std = np.asarray(description["image_std"], np.float32)
         if runs_in_numpy(self.network):
@@ -79,10 +82,12 @@ class Classifier(PythonModel):
 
     def pixels(self, image: Any, position: int) -> Array:
         """One image of any accepted kind, resized and normalised: 3 R R."""
-        side = self.network["resolution"]
-        square = decode(image, position).resize((side, side), Image.Resampling.BILINEAR)
-        scaled = (np.asarray(square, np.float32) / np.float32(255) - self.mean) / self.std
-        return scaled.transpose(2, 0, 1)
+        side, rgb = self.network["resolution"], decode(image, position)
+        if self.evaluation == "square":
+            shown = np.asarray(rgb.resize((side, side), Image.Resampling.BILINEAR))
+        else:
+            shown = importlib.import_module("vit.data.views").shown(np.asarray(rgb), side, self.evaluation)
+        return ((shown.astype(np.float32) / np.float32(255) - self.mean) / self.std).transpose(2, 0, 1)
 
     def rows(self, scores: Array, start: int, top_k: int) -> pd.DataFrame:
         """The `top_k` best classes of each image, from scores B C."""
@@ -107,13 +112,9 @@ def items(data: Any) -> list[Any]:
         if "image" not in data:
             raise refusal(f"the dict has no key 'image', only {list(data)}")
         return items(data["image"])
-    if isinstance(data, np.ndarray) and data.dtype.kind in "OSU":
-        return data.ravel().tolist()
     if isinstance(data, np.ndarray):
-        return list(data) if data.ndim == 4 else [data]
-    if isinstance(data, (list, tuple)) and not is_pixels(data):
-        return list(data)
-    return [data]
+        return data.ravel().tolist() if data.dtype.kind in "OSU" else list(data) if data.ndim == 4 else [data]
+    return list(data) if isinstance(data, (list, tuple)) and not is_pixels(data) else [data]
 
 
 def is_pixels(data: Any) -> bool:
@@ -127,24 +128,30 @@ def is_pixels(data: Any) -> bool:
 def decode(image: Any, position: int) -> Image.Image:
     """An RGB image from bytes, base64 text or pixels."""
     if isinstance(image, str):
-        image = unbase64(image, position)
+        try:
+            image = base64.b64decode("".join(image.split()), validate=True)
+        except ValueError as error:
+            raise refusal(f"image {position} is text, but not base64 ({error}); send a file's bytes") from error
     if isinstance(image, (bytes, bytearray, memoryview)):
         try:
-            return Image.open(io.BytesIO(image)).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            sentence = f"image {position} cannot be decoded ({error}); send the bytes of a PNG or JPEG file"
-            raise refusal(sentence) from error
+            return to_rgb(Image.open(io.BytesIO(image), formats=FORMATS))
+        except Exception as error:  # on damaged bytes a decoder may raise anything
+            raise refusal(f"image {position} cannot be decoded ({error}); send the bytes of a PNG or JPEG") from error
     if isinstance(image, (np.ndarray, list, tuple)):
         return Image.fromarray(check_pixels(image, position))
     raise refusal(f"image {position} is {type(image).__name__}; send PNG or JPEG bytes or a uint8 array [H, W, 3]")
 
 
-def unbase64(text: str, position: int) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        sentence = f"image {position} is text, but not base64 ({error}); to send a file, send its bytes"
-        raise refusal(sentence) from error
+def to_rgb(image: Image.Image) -> Image.Image:
+    """As vit.data.pictures: of 16 bits a channel the high byte, no sample without an agreed range, no bomb."""
+    if image.mode == "F" or image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} {image.mode}: too large, or floating-point samples")
+    image.info.pop("transparency", None)
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    if ((grey := np.asarray(image).astype(np.int64)) >> 16).any():
+        raise ValueError("32-bit samples have no agreed range to show")
+    return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
 
 
 def check_pixels(image: Any, position: int) -> NDArray[np.uint8]:
@@ -158,9 +165,6 @@ def check_pixels(image: Any, position: int) -> NDArray[np.uint8]:
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
         raise refusal(f"image {position} is {array.dtype}, but pixels are unscaled whole numbers from 0 to 255 (uint8)")
     return np.ascontiguousarray(array, np.uint8)
-
-
-refusal = MlflowException.invalid_parameter_value  # of a sentence
 
 
 def runs_in_numpy(network: Mapping[str, Any]) -> bool:
@@ -203,7 +207,7 @@ def patches(images: Array, side: int) -> Array:
     batch, channels, resolution, _ = images.shape
     grid = resolution // side
     cut = images.reshape(batch, channels, grid, side, grid, side).transpose(0, 2, 4, 1, 3, 5)
-    return cut.reshape(batch, grid * grid, channels * side * side)
+    return cut.reshape(batch, grid * grid, -1)
 
 
 def attention(weights: Mapping[str, Array], name: str, x: Array, num_heads: int) -> Array:
@@ -280,20 +284,17 @@ def check_weights(weights: Mapping[str, Array], network: Mapping[str, Any], num_
 def expected_shapes(network: Mapping[str, Any], num_classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, patch, hidden = network["width"], network["patch_size"], network["mlp_dim"]
     has_class_token = network["pooling"] == "tok"
-    tokens = (network["resolution"] // patch) ** 2 + has_class_token
     yield from [("patch_embed.proj.weight", (width, 3, patch, patch)), ("patch_embed.proj.bias", (width,))]
     yield from [("cls_token", (1, 1, width))] * has_class_token
-    yield "pos_embed", (1, tokens, width)
+    yield "pos_embed", (1, (network["resolution"] // patch) ** 2 + has_class_token, width)
     dense_layers = [("head", width, num_classes)] + [("pre_logits.fc", width, width)] * network["representation"]
-    norms = ["norm"]
+    norms = ["norm", *(f"blocks.{block}.norm{place}" for block in range(network["depth"]) for place in (1, 2))]
     for block in (f"blocks.{index}" for index in range(network["depth"])):
-        norms += [f"{block}.norm1", f"{block}.norm2"]
         dense_layers += [(f"{block}.attn.qkv", width, 3 * width), (f"{block}.attn.proj", width, width)]
         dense_layers += [(f"{block}.mlp.fc1", width, hidden), (f"{block}.mlp.fc2", hidden, width)]
     for name, inputs, outputs in dense_layers:
         yield from [(f"{name}.weight", (outputs, inputs)), (f"{name}.bias", (outputs,))]
-    for name in norms:
-        yield from [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
+    yield from ((f"{name}.{part}", (width,)) for name in norms for part in ("weight", "bias"))
 
 
 set_model(Classifier())

@@ -23,9 +23,10 @@ from flows.adapters.classifier import read_safetensors, runs_in_numpy
 
 WEIGHTS = "model.safetensors"
 CLASSIFIER = Path(__file__).with_name("classifier.py")
-# What classifier.py imports; a consumer of the paper's own network needs no torch.
+# What classifier.py imports; a consumer of the paper's own network, shown squares, needs neither torch nor OpenCV.
 REQUIREMENTS = ["mlflow>=3.17,<4", "numpy>=2", "pandas>=2", "pillow>=11", "threadpoolctl>=3"]
 TORCH_REQUIREMENTS = ["einops>=0.8", "safetensors>=0.6", "torch>=2.14"]
+OPENCV_REQUIREMENTS = ["opencv-python-headless>=4.11", "simplejpeg>=1.8"]  # what vit.data.views imports
 PACKAGE = Path(__file__).parents[2] / "vit"
 # Inputs are left open: an MLflow schema can describe bytes or arrays, not "either", and would refuse the other.
 SIGNATURE = ModelSignature(
@@ -50,7 +51,8 @@ def log(model: Path, name: str, run_id: str, metadata: Mapping[str, Any]) -> Mod
     run = client().get_run(run_id)
     # Made here, in the experiment of the run: MLflow would put it into the experiment "Default" and ./mlruns.
     description, _ = read_safetensors(model / WEIGHTS)
-    in_numpy = runs_in_numpy(description["config"])
+    needed = [] if runs_in_numpy(description["config"]) else TORCH_REQUIREMENTS
+    needed = needed + ([] if description["evaluation"] == "square" else OPENCV_REQUIREMENTS)
     made = client().create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
     return Model.log(
         None,  # the name has a keyword of its own since MLflow 3
@@ -60,10 +62,10 @@ def log(model: Path, name: str, run_id: str, metadata: Mapping[str, Any]) -> Mod
         model_id=made.model_id,
         python_model=str(CLASSIFIER),
         artifacts={"weights": str(model / WEIGHTS)},
-        code_paths=None if in_numpy else [str(PACKAGE)],
+        code_paths=[str(PACKAGE)] if needed else None,
         signature=SIGNATURE,
         input_example=pd.DataFrame({"image": [_example()]}),
-        pip_requirements=REQUIREMENTS + ([] if in_numpy else TORCH_REQUIREMENTS),
+        pip_requirements=REQUIREMENTS + needed,
         metadata=dict(metadata),
     )
 

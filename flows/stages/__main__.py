@@ -40,6 +40,9 @@ def main() -> int:
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
         print(f"{arguments.stage}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:  # SIGTERM, once the state is saved, or Ctrl-C
+        print(f"{arguments.stage}: ended before it was done. {error}", file=sys.stderr)
+        return 143
     finally:
         ray_cluster.stop()
     return 0

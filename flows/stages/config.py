@@ -36,7 +36,7 @@ INPUTS: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
         "deduplicate": {"images": "prepare"},
         "pretrain": {"images": "prepare", "kept": "deduplicate"},
         "finetune": {"images": "prepare", "kept": "deduplicate", "backbone": "pretrain"},
-        "evaluate": {"images": "prepare", "model": "finetune"},
+        "evaluate": {"images": "prepare", "dedup": "deduplicate", "model": "finetune"},
         "register": {"dedup": "deduplicate", "pretrain": "pretrain", "model": "finetune", "scores": "evaluate"},
     }
 )

@@ -1,8 +1,10 @@
 """Someone's images, wherever they lie and however they are labelled, as a Source; one row for each way."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from flows.adapters import storage
 from vit.data import datasets
@@ -15,6 +17,7 @@ from vit.data.sources.table import SEPARATORS, table
 from vit.data.sources.webdataset import webdataset
 
 DATASET = "dataset:"  # and a name of vit.data.datasets
+OPTIONAL = ("dataset:imagenet21k-fall11", "dataset:imagenet21k-winter21")  # take a class list, num_val and merge
 PARTS = ("train", "val", "test")  # what VTAB calls its whole splits
 USUAL = Columns(image=None, label=None, split=None, separator=None)
 Open = Callable[[str, Columns, Sequence[str]], Source]
@@ -42,15 +45,27 @@ SOURCES: Mapping[str, Open] = MappingProxyType(
 )
 
 
-def open_source(kind: str, location: str, *, columns: Columns = USUAL, classes: str | None = None) -> Source:
+def open_source(
+    kind: str,
+    location: str,
+    *,
+    columns: Columns = USUAL,
+    classes: str | None = None,
+    num_val: int = 0,
+    merge: bool = False,
+) -> Source:
     """The images at `location`, which is of a `kind` in SOURCES or `dataset:NAME`; `classes` is a file of class names.
 
     Raises ValueError saying what is missing or wrong there.
     """
+    check_options(kind, classes=classes, num_val=num_val, merge=merge)
     location = absolute(location)
     if kind.startswith(DATASET):
         name = kind.removeprefix(DATASET)
-        return datasets.load(name, Path(location), splits=PARTS if name.startswith(datasets.VTAB) else ())
+        options: dict[str, Any] = {"num_val": num_val, "merge": merge} if kind in OPTIONAL else {}
+        if classes is not None:
+            options["class_list"] = _local(classes)
+        return datasets.load(name, Path(location), splits=PARTS if name.startswith(datasets.VTAB) else (), **options)
     class_names: Sequence[str] = ()
     if classes is not None:
         place, _, name = absolute(classes).rpartition("/")
@@ -58,8 +73,45 @@ def open_source(kind: str, location: str, *, columns: Columns = USUAL, classes: 
     return SOURCES[kind](location, columns, class_names)
 
 
+def check_kind(kind: str, *others: str) -> str:
+    """The kind itself; raises ValueError with the nearest if it is neither in SOURCES, `others` nor a data set."""
+    known = datasets.names() if kind.startswith(DATASET) else [*others, *SOURCES]
+    name = kind.removeprefix(DATASET)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"source {kind!r} is unknown; {meant}known are {', '.join([*others, *SOURCES])} and {DATASET}NAME with "
+            "NAME of `vitflow data list`"
+        )
+    return kind
+
+
+def check_options(kind: str, *, classes: str | None, num_val: int, merge: bool) -> None:
+    """Raises ValueError for what images of this kind have no use for."""
+    takers = " and ".join(OPTIONAL)
+    if num_val < 0:
+        raise ValueError(f"num_val is {num_val}; it must be a number of images, or 0")
+    if num_val and kind not in OPTIONAL:
+        raise ValueError(f"num_val is for {takers}; source {kind} is cut by val_fraction, so set it to 0")
+    if merge and kind not in OPTIONAL:
+        raise ValueError(f"merge is for {takers}, whose images lie in several classes; for source {kind} it is false")
+    if classes is not None and kind.startswith(DATASET) and kind not in OPTIONAL:
+        raise ValueError(f"classes is {classes}, but {kind} has its own class names; set it to null")
+
+
+def _local(address: str) -> Path:
+    place, _, name = absolute(address).rpartition("/")
+    try:
+        return storage.open(place).local(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"classes is {address}, which does not exist") from error
+
+
 def absolute(location: str) -> str:
-    """The same place for every process, wherever that was started."""
+    """The same place for every process, wherever that was started; an address that lost a slash has it again."""
+    if location.startswith("s3:"):
+        return "s3://" + location.removeprefix("s3:").lstrip("/")
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 

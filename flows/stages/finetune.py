@@ -8,8 +8,8 @@ from flows.stages import output, scratch, training
 from vit.data.augment import AugmentConfig
 from vit.models.build import Model
 from vit.models.weights.native import transfer
+from vit.training.config import TrainConfig
 from vit.training.fit import FitConfig
-from vit.training.loop import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,14 @@
 """
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
 from flows.adapters import storage
 from flows.stages import corpora, output, tasks
-from flows.stages.corpora import DATASET
 from flows.stages.spread import spread
-from vit.data import datasets, inspection
+from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
-from vit.data.record import with_val
-from vit.data.shards import Shards
 from vit.data.sources.labels import Columns
 from vit.data.synthetic import corpus, planted
 from vit.data.writing import refer, write_source
@@ -33,7 +29,11 @@ class PrepareConfig:
     source: str
     location: str | None  # path or s3:// address of a directory, or of a table; a path for dataset:NAME
     columns: Columns  # table, huggingface: which columns hold what
-    classes: str | None  # table, webdataset, huggingface: a file with the name of a class on each line
+    # A file with the name of a class on each line: table, webdataset, huggingface; imagenet21k: WordNet ids, in the
+    # order of a head of 21,843 say, of which some may have no image
+    classes: str | None
+    num_val: int  # imagenet21k: images that are val, by the MD5 order of all (the paper: 102,400); 0: val_fraction
+    merge: bool  # imagenet21k: images of equal bytes become one with all their labels
     num_images: int  # mini: train, val and planted images together
     val_fraction: float  # of each class, where the source has no val
     planted_fraction: float  # mini: share of the corpus that are edited copies of test images
@@ -42,6 +42,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         _check_source(self)
+        corpora.check_options(self.source, classes=self.classes, num_val=self.num_val, merge=self.merge)
         if self.source == "mini" and self.num_images < 2 * len(corpus.CLASS_NAMES):
             raise ValueError(
                 f"num_images is {self.num_images}; the mini corpus has {len(corpus.CLASS_NAMES)} classes and needs two "
@@ -68,9 +69,7 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
         else:
             _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
             tasks.write(work / "tasks", config.tasks, map=spread)
-        written = Shards(work / "corpus", open_store=storage.open)
-        look = inspection.Corpus(table=written.table, class_names=written.class_names, rejects=(), read=written.read)
-        inspection.sheet(look).save(work / SHEET, optimize=True)
+        inspection.sheet_of(work / "corpus", storage.open).save(work / SHEET, optimize=True)
     return out
 
 
@@ -89,30 +88,28 @@ def _write_mini(config: PrepareConfig, work: Path) -> None:
 def _write_corpus(config: PrepareConfig, directory: Path) -> None:
     location = str(config.location)
     rules: dict[str, Any] = {"max_reject_share": config.max_reject_share, "val_fraction": config.val_fraction}
+    rules |= {"needs_val": True, "map": spread}
     if config.source == "reference" and corpora.guess(location) == "shards":
         refer_to(directory, storage.open(location), corpora.absolute(location))
     elif config.source == "reference":
         source = corpora.open_source("webdataset", location, classes=config.classes)
-        refer(directory, with_val(source), corpora.absolute(location), map=spread, **rules)
+        refer(directory, source, corpora.absolute(location), **rules)
     else:
-        source = corpora.open_source(config.source, location, columns=config.columns, classes=config.classes)
-        write_source(directory.absolute(), with_val(source), name="corpus", map=spread, **rules)
+        source = corpora.open_source(
+            config.source,
+            location,
+            columns=config.columns,
+            classes=config.classes,
+            num_val=config.num_val,
+            merge=config.merge,
+        )
+        write_source(directory.absolute(), source, name="corpus", **rules)
     splits = read_manifest(directory)["splits"]
     if not {"train", "val"} <= set(splits):
         raise ValueError(f"{location} has splits {', '.join(splits)}, but training needs images in train and in val")
 
 
 def _check_source(config: PrepareConfig) -> None:
-    if config.source.startswith(DATASET):
-        known, name = datasets.names(), config.source.removeprefix(DATASET)
-    else:
-        known, name = list(SOURCES), config.source
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(
-            f"source {config.source!r} is unknown; {meant}known are {', '.join(SOURCES)} and {DATASET}NAME "
-            f"with NAME of `vitflow data list`"
-        )
+    corpora.check_kind(config.source, "mini", "reference")
     if config.source != "mini" and not config.location:
         raise ValueError(f"source is {config.source}, but location is null; set it to where the images are")

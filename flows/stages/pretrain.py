@@ -12,8 +12,10 @@ from flows.stages import output, scratch, training
 from vit.data.augment import AugmentConfig
 from vit.models import variants
 from vit.models.build import Model, ModelConfig, build
+from vit.models.masked import MaskedPatchPrediction, MaskingConfig
+from vit.models.vit import ViT
+from vit.training.config import TrainConfig
 from vit.training.fit import FitConfig
-from vit.training.loop import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,13 @@ class PretrainConfig:
 
     model: Annotated[ModelConfig, pydantic.Discriminator("family")]
     head_bias: float  # initial bias of the head: -10 with the sigmoid loss (VT#2)
+    masking: MaskingConfig | None  # learn without labels, by masked patch prediction (§4.6); null: from the labels
     train: TrainConfig
     augment: AugmentConfig
+
+    def __post_init__(self) -> None:
+        if self.masking is not None and (self.model.family != "vit" or self.model.representation):
+            raise ValueError("masking needs a ViT with representation false: it trains neither head nor tanh layer")
 
 
 def pretrain(config: PretrainConfig, *, images: Path, kept: Path, out: Path) -> Path:
@@ -46,8 +53,12 @@ def pretrain(config: PretrainConfig, *, images: Path, kept: Path, out: Path) -> 
     return out
 
 
-def network(config: PretrainConfig, num_classes: int) -> Model:
+def network(config: PretrainConfig, num_classes: int) -> Model | MaskedPatchPrediction:
     """The untrained network."""
+    if config.masking is not None:
+        body = build(config.model, 0)
+        assert isinstance(body, ViT)
+        return MaskedPatchPrediction(body, config.masking)
     return build(config.model, num_classes, head_bias=config.head_bias)
 
 

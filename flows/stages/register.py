@@ -26,8 +26,8 @@ A network of the Vision Transformer paper (arXiv 2010.11929): $network, $classes
 Validation top-1: $finetuned after fine-tuning, $pretrained after pre-training.
 Transfer to the $family tasks, 1,000 examples each: $mean on average; $random from random weights.
 
-| group | task | top-1 | from random weights | chance | test images |
-|---|---|---|---|---|---|
+| group | task | data | top-1 | from random weights | chance | test images |
+|---|---|---|---|---|---|---|
 $rows
 
 ### Data
@@ -42,6 +42,8 @@ Images: PNG or JPEG bytes, uint8 arrays [H, W, 3] or [N, H, W, 3], a list of the
 ### Lineage
 $lineage
 """)
+
+FAMILY = "vtab.family"  # tag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,9 @@ def submit(config: RegisterConfig, inputs: Mapping[str, Path], metrics: Mapping[
     records = {name: output.read(path) for name, path in inputs.items()}
     tags = {key: value for key, value in lineage.tags().items() if not key.startswith("mlflow.")}
     tags |= {f"input.{record['stage']}": output.digest(inputs[name]) for name, record in records.items()}
-    tags[EVALUATED_ON] = suite(_read(inputs["scores"] / "scores.json"))
+    scores = _read(inputs["scores"] / "scores.json")
+    tags[EVALUATED_ON] = suite(scores)
+    tags |= families(scores)
     configs = {record["stage"]: record["config"] for record in records.values()}
     return Submission(
         name=config.model_name,
@@ -129,9 +133,16 @@ def subject(model: Path, scores: Path) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()[:12]
 
 
+def families(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Which data the suite and each of its tasks were scored on: figures of different families do not compare."""
+    return {FAMILY: scores["family"]} | {f"{FAMILY}.{name}": task["family"] for name, task in scores["tasks"].items()}
+
+
 def suite(scores: Mapping[str, Any]) -> str:
-    """Twelve hex digits for what was scored on (tasks, groups, sizes): equal means comparable."""
-    tasks = {name: [task["group"], task["num_test"], task["chance"]] for name, task in scores["tasks"].items()}
+    """Twelve hex digits for what was scored on (families, tasks, groups, sizes): equal means comparable."""
+    tasks = {
+        name: [task[key] for key in ("family", "group", "num_test", "chance")] for name, task in scores["tasks"].items()
+    }
     canonical = json.dumps([scores["family"], tasks], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -163,8 +174,8 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
     model, scores = native.read(inputs["model"] / output.MODEL), _read(inputs["scores"] / "scores.json")
     classes = model.class_names
     rows = [
-        f"| {task['group']} | {name} | {_percent(task['top1'])} | {_percent(task['top1_random_init'])} "
-        f"| {_percent(task['chance'])} | {task['num_test']} |"
+        f"| {task['group']} | {name} | {task['family']} | {_percent(task['top1'])} "
+        f"| {_percent(task['top1_random_init'])} | {_percent(task['chance'])} | {task['num_test']} |"
         for name, task in sorted(scores["tasks"].items(), key=lambda item: (item[1]["group"], item[0]))
     ]
     return CARD.substitute(

@@ -1,5 +1,6 @@
 """Where the work of prepare is done: by threads while there is little, by Ray when there is much."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -16,12 +17,13 @@ Result = TypeVar("Result")
 def spread(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
     """Results in the order of the items, a progress report for each; a map for vit.data.writing.
 
-    Function and items must be picklable if there are more than FEW. With VITFLOW_WORKERS of 0 or 1 everything stays in
+    The items say how many they are (vit.data.checking.Pieces). They and the function must be picklable if there are
+    more than FEW. With VITFLOW_WORKERS of 0 or 1 everything stays in
     this process.
     """
-    pieces = list(items)
-    tell = progress.reporter("prepare", len(pieces))
-    here = len(pieces) <= FEW or ray_cluster.num_workers() < 2
-    for done, result in enumerate((threads if here else by_ray)(function, pieces), start=1):
+    count = operator.length_hint(items)
+    tell = progress.reporter("prepare", count)
+    here = count <= FEW or ray_cluster.num_workers() < 2
+    for done, result in enumerate((threads if here else by_ray)(function, items), start=1):
         tell(done, {})
         yield result

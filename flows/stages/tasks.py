@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.stages import output
 from vit.data import datasets, shards
-from vit.data.datasets import noah, vtab
+from vit.data.datasets import hf_vtab, noah, vtab
 from vit.data.datasets.download import present
 from vit.data.record import Source
 from vit.data.synthetic import mini_vtab
@@ -21,9 +21,10 @@ logger = logging.getLogger("vitflow.prepare")
 def write(directory: Path, location: str | None, *, map: Map) -> None:
     """A set of shards for each task and their list; mini-VTAB if `location` is None.
 
-    Else `location` holds the archives of VTAB's data sets, together or in folders named after them, or the folders
-    that NOAH's script writes. Tasks without data are left out with a warning. Raises ValueError if there are none, or
-    if the data of one are not what was published.
+    Else `location` holds the folders that NOAH's script writes, or the archives of VTAB's data sets, together or in
+    folders named after them, or the folders of the webdataset version (`wds_vtab-NAME`): the first of these that is
+    there makes the suite, so that it is of one family. Tasks without data are left out with a warning. Raises
+    ValueError if there are none, or if the data of one are not what was published.
     """
     if location is None:
         write_mini(directory)
@@ -38,7 +39,10 @@ def write(directory: Path, location: str | None, *, map: Map) -> None:
         row = {"name": task.name, "group": task.group, "num_classes": task.num_classes}
         listed.append(row | {"family": source.family, "source": source.name})
     if not listed:
-        raise ValueError(f"{location} has neither archives of VTAB's data sets nor NOAH's folders; see docs/data.md")
+        raise ValueError(
+            f"{location} has neither archives of VTAB's data sets nor NOAH's folders nor those of the hub; "
+            "see docs/data.md"
+        )
     missing = [name for name in vtab.TASKS if name not in {task["name"] for task in listed}]
     if missing:
         logger.warning("%s has no data for %d of VTAB's tasks: %s", location, len(missing), ", ".join(missing))
@@ -49,7 +53,10 @@ def write(directory: Path, location: str | None, *, map: Map) -> None:
 def write_mini(directory: Path) -> dict[str, list[shards.Example]]:
     """The ten tasks of mini-VTAB and their list; returns the test examples by task."""
     tests = {task.name: mini_vtab.write(task, directory / task.name) for task in mini_vtab.TASKS}
-    listed = [{"name": task.name, "group": task.group, "num_classes": task.num_classes} for task in mini_vtab.TASKS]
+    listed = [
+        {"name": task.name, "group": task.group, "num_classes": task.num_classes, "family": mini_vtab.FAMILY}
+        for task in mini_vtab.TASKS
+    ]
     _write_list(directory, mini_vtab.FAMILY, listed)
     return tests
 
@@ -61,9 +68,15 @@ def _sources(place: Path) -> Iterator[Source]:
     if names := noah.tasks(place):
         yield from (noah.noah(place, name) for name in names)
         return
-    for task in vtab.TASKS.values():
-        if any(present(below, archive) for archive in task.archives for below in (place, place / task.folder)):
-            yield datasets.load(f"vtab/{task.name}", place, splits=vtab.SPLITS)
+    archived = [
+        task.name
+        for task in vtab.TASKS.values()
+        if any(present(below, archive) for archive in task.archives for below in (place, place / task.folder))
+    ]
+    for name in archived:
+        yield datasets.load(f"vtab/{name}", place, splits=vtab.SPLITS)
+    for name in () if archived else hf_vtab.tasks(place):
+        yield hf_vtab.hf_vtab(place, name, splits=vtab.SPLITS)
 
 
 def _write_list(directory: Path, family: str, listed: list[dict[str, Any]]) -> None:

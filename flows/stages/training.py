@@ -9,15 +9,20 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow.csv import write_csv
+from torch import nn
 
 from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
 from vit.models.build import Model
+from vit.models.masked import MaskedPatchPrediction
 from vit.models.weights import native
+from vit.training import masking
+from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank
-from vit.training.fit import FitConfig, accuracy, fit, timed
+from vit.training.fit import FitConfig, fit, timed
+from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
 
@@ -27,7 +32,7 @@ class Job:
     """All that a worker needs, picklable."""
 
     stage: str
-    build: Callable[[int], Model]  # number of classes -> network to start from
+    build: Callable[[int], Model | MaskedPatchPrediction]  # number of classes -> network to start from
     images: Path  # of prepare
     kept: Path  # of deduplicate
     fit: FitConfig
@@ -58,7 +63,7 @@ def check_split(shards: Shards) -> None:
     several = shards.label_sets if shards.multi_label else ()
     seen = set(shards.labels.tolist()).union(*several)
     missing = sorted(set(range(len(shards.class_names))) - seen)
-    if missing:
+    if missing and not shards.listed:
         named = ", ".join(shards.class_names[label] for label in missing[:5])
         raise ValueError(
             f"{len(missing)} classes have no training image, among them {named}; add images or drop the class"
@@ -81,28 +86,40 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         job.build(len(train.class_names)),
         train,
         job.fit,
-        checkpoints=job.scratch / "checkpoints",
-        fingerprint=job.fingerprint,
+        checkpoints=Checkpoints(directory=job.scratch / "checkpoints", fingerprint=job.fingerprint),
         report=record,
+        val=val,
     )
-    val_top1 = accuracy(model, val, resolution=job.fit.resolution, view=job.fit.augment.evaluation)
+    found = {f"val/{name}": value for name, value in _validated(model, val, job.fit).items()}
     if rank() == 0:
-        assert isinstance(model, Model)
-        metrics = {"val/top1": val_top1, "num_train": len(train), "num_val": len(val)}
-        report(job.fit.train.steps, {"val/top1": val_top1})
-        _write_result(job, model, train.class_names, metrics)
+        report(job.fit.train.steps, found)
+        masked = isinstance(model, MaskedPatchPrediction)
+        body, class_names = (model.vit, []) if masked else (model, train.class_names)
+        assert isinstance(body, Model)
+        _write_result(job, body, class_names, found | {"num_train": len(train), "num_val": len(val)})
     barrier()
+
+
+def _validated(model: nn.Module, val: Shards, fit: FitConfig) -> dict[str, float]:
+    """What the model is worth on the validation split: its answers, or how well it guesses hidden patches."""
+    view = fit.augment.evaluation
+    if isinstance(model, MaskedPatchPrediction):
+        return {"loss": masking.loss(model, val, fit.resolution, view)}
+    return score(model, val, resolution=fit.resolution, view=view)
 
 
 def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[str, Any]) -> None:
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    native.save(result / output.MODEL, model, class_names=class_names)
+    view = job.fit.augment.evaluation
+    native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
     rows = _history(job.scratch / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
-    training_curve(rows, f"{job.stage}: validation top-1 {metrics['val/top1']:.1%}", result / "curves.png")
+    top1 = metrics.get("val/top1")
+    title = f"validation loss {metrics['val/loss']:.4g}" if top1 is None else f"validation top-1 {top1:.1%}"
+    training_curve(rows, f"{job.stage}: {title}", result / "curves.png")
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -3,12 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from flows.adapters.s3_store import S3Store
 from tests.s3 import swift as swift_server
 from tests.s3.proxy import FaultProxy, in_front_of
-from tests.s3.stores import environment
+from tests.s3.stores import Corpus, environment, make_corpus, s3_store
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +33,22 @@ def proxy(swift: swift_server.Server, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture
 def bucket(swift: swift_server.Server, request: pytest.FixtureRequest) -> str:
     return swift.make_bucket(f"bucket-{hashlib.sha256(request.node.name.encode()).hexdigest()[:20]}")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("data") / "corpus", shards=6, samples=10)
+
+
+@pytest.fixture(scope="session")
+def uploaded(swift: swift_server.Server, corpus: Corpus) -> str:
+    """The corpus in S3, as another tool would put it there."""
+    bucket = swift.make_bucket("uploaded")
+    for path in corpus.directory.iterdir():
+        swift.client().upload_file(str(path), bucket, f"corpus/{path.name}")
+    return f"s3://{bucket}/corpus"
+
+
+@pytest.fixture
+def store(uploaded: str, proxy: FaultProxy, tmp_path: Path) -> S3Store:
+    return s3_store(uploaded, tmp_path / "cache")

@@ -12,8 +12,11 @@ from pathlib import Path
 from flows.adapters.file_cache import FileCache
 from flows.adapters.s3_requests import PATIENCE, Patience
 from flows.adapters.s3_store import S3Store
-from vit.data.store import Store
+from vit.data.store import LocalStore, Store
 
+SHARD = "train-00000.tar"  # of every corpus here
+PAUSE = 0.6  # seconds; IMPATIENT waits less
+BAD_DAY = {"500": 0.1, "503": 0.1, "reset": 0.05, "truncate": 0.05, "corrupt": 0.05, "late": 0.02, "stall": 0.02}
 # As patient as in production, but not as slow: with a test's faults every wait is in vain.
 IMPATIENT = dataclasses.replace(
     PATIENCE, first_wait=0.01, longest_wait=0.1, connect_timeout=5, read_timeout=0.4, slowest=1e6, total=20
@@ -66,6 +69,11 @@ def read_epoch(store: Store, corpus: Corpus, *, seed: int = 0, window: int = 2) 
             data = store.read(sample.shard, sample.offset, sample.length)
             assert _sha256(data) == sample.sha256, f"{sample.id} is corrupt"
             yield sample.id
+
+
+def expected_ids(corpus: Corpus, seed: int = 0) -> list[str]:
+    """The epoch as the disk gives it."""
+    return list(read_epoch(LocalStore(corpus.directory), corpus, seed=seed))
 
 
 def bytes_on_disk(cache: Path) -> int:

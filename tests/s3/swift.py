@@ -1,20 +1,23 @@
 """A real S3 server on this machine: OpenStack Swift with its s3api, as four processes on free ports of 127.0.0.1.
 
 One replica, no memcached, no log daemon; it needs no root, but a file system with extended attributes. Nothing is sent
-anywhere: Swift has no telemetry, and statsd stays off.
+anywhere: Swift has no telemetry, and statsd stays off. Any number may run side by side: each has a directory, ports and
+a secret of its own, and is used only if it is the one that answers.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import getpass
 import os
+import random
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +25,11 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
-ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
+ACCESS_KEY = "test:tester"
+ATTEMPTS = 3
+PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients, any of which could take one from us
 PAGE = 20  # objects in one page of a listing, so that pagination is met by a few objects
 SERVERS = {"account": "swift.account.server", "container": "swift.container.server", "object": "swift.obj.server"}
 RINGS = """
@@ -72,7 +78,7 @@ use = egg:swift#s3api
 max_bucket_listing = {page}
 [filter:tempauth]
 use = egg:swift#tempauth
-user_test_tester = testing .admin
+user_test_tester = {secret} .admin
 [filter:bulk]
 use = egg:swift#bulk
 [filter:slo]
@@ -97,8 +103,8 @@ class Server:
     """Where an S3 server listens, and the keys that it accepts."""
 
     port: int
+    secret_key: str
     access_key: str = ACCESS_KEY
-    secret_key: str = SECRET_KEY
 
     @property
     def url(self) -> str:
@@ -126,25 +132,46 @@ class Server:
 @contextlib.contextmanager
 def running(root: Path) -> Iterator[Server]:
     """Start Swift with its data below `root`; stopped at the end, and by the kernel if this process is killed."""
-    (root / "devices" / "disk").mkdir(parents=True)
-    ports = dict(zip([*SERVERS, "proxy"], _free_ports(4), strict=True))
-    (root / "swift.conf").write_text(SWIFT)
-    for name, port in ports.items():
-        common = COMMON.format(port=port, user=getpass.getuser(), root=root)
-        own = PROXY.format(page=PAGE) if name == "proxy" else STORAGE.format(name=name)
-        (root / f"{name}-server.conf").write_text(common + own)
-    subprocess.run([sys.executable, "-c", RINGS, root, *(str(ports[name]) for name in SERVERS)], check=True)
-    processes: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        yield _entered(root, stack, ATTEMPTS)
+
+
+def _entered(root: Path, stack: contextlib.ExitStack, attempts: int) -> Server:
     try:
-        for name, module in {**SERVERS, "proxy": "swift.proxy.server"}.items():
-            processes.append(_start(root, name, module))
-        _wait(root, ports["proxy"], processes)
-        yield Server(ports["proxy"])
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+        return stack.enter_context(_started(root / f"attempt-{attempts}"))
+    except NotOurs:
+        if attempts == 1:
+            raise
+    return _entered(root, stack, attempts - 1)
+
+
+class NotOurs(RuntimeError):
+    """Swift did not start, or something else answers at its port."""
+
+
+@contextlib.contextmanager
+def _started(root: Path) -> Iterator[Server]:
+    (root / "devices" / "disk").mkdir(parents=True)
+    (root / "swift.conf").write_text(SWIFT)
+    processes: list[subprocess.Popen[bytes]] = []
+    with _own_ports(4) as numbers:
+        ports = dict(zip([*SERVERS, "proxy"], numbers, strict=True))
+        server = Server(ports["proxy"], secrets.token_hex(16))
+        for name, port in ports.items():
+            common = COMMON.format(port=port, user=getpass.getuser(), root=root)
+            own = PROXY.format(page=PAGE, secret=server.secret_key) if name == "proxy" else STORAGE.format(name=name)
+            (root / f"{name}-server.conf").write_text(common + own)
+        subprocess.run([sys.executable, "-c", RINGS, root, *(str(ports[name]) for name in SERVERS)], check=True)
+        try:
+            for name, module in {**SERVERS, "proxy": "swift.proxy.server"}.items():
+                processes.append(_start(root, name, module))
+            _wait(root, list(ports.values()), processes, server)
+            yield server
+        finally:
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
 
 
 def _start(root: Path, name: str, module: str) -> "subprocess.Popen[bytes]":
@@ -163,30 +190,38 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _wait(root: Path, port: int, processes: "list[subprocess.Popen[bytes]]") -> None:
-    """Until the proxy and, behind it, account, container and object servers answer."""
-    end = time.monotonic() + 120
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    ports = [int(line.split("=")[1]) for path in root.glob("*-server.conf") for line in _bind_lines(path)]
+def _wait(root: Path, ports: list[int], processes: "list[subprocess.Popen[bytes]]", server: Server) -> None:
+    """Until all four answer and the proxy knows the secret; raises NotOurs."""
+    end, problem = time.monotonic() + 120, "nothing answered"
     while time.monotonic() < end and all(process.poll() is None for process in processes):
-        with contextlib.suppress(OSError, urllib.error.URLError):
-            opener.open(f"http://127.0.0.1:{port}/healthcheck", timeout=5).close()
-            for other in ports:
-                socket.create_connection(("127.0.0.1", other), timeout=5).close()
-            return
+        try:
+            for port in ports:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            server.client().list_buckets()
+            if all(process.poll() is None for process in processes):  # else the answer came from somebody else
+                return
+        except (OSError, BotoCoreError, ClientError) as error:
+            problem = str(error)
         time.sleep(0.1)
     logs = "\n".join(f"{path.name}:\n{path.read_text()[-2000:]}" for path in sorted(root.glob("*.log")))
-    raise RuntimeError(f"Swift did not start in {root}\n{logs}")
+    raise NotOurs(f"Swift did not start in {root}: {problem}\n{logs}")
 
 
-def _bind_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.startswith("bind_port")]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
+@contextlib.contextmanager
+def _own_ports(count: int) -> Iterator[list[int]]:
+    """Ports that nothing listens at, and that no other tests on this machine take while the block runs."""
+    folder = Path(tempfile.gettempdir(), f"vitflow-test-ports-{getpass.getuser()}")
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        found: list[int] = []
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            lock = stack.enter_context((folder / str(port)).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                socket.create_server(("127.0.0.1", port)).close()
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                break
+        yield found

@@ -37,7 +37,10 @@ def test_overrides_change_one_value_each() -> None:
         ("pretrain.train.steps=many", "pretrain.train.steps is 'many': input should be a valid integer"),
         ("pretrain.train.steps=10.5", "pretrain.train.steps is 10.5: input should be a valid integer"),
         ("evaluate.augment.flip=3", "evaluate.augment.flip is 3: input should be a valid boolean"),
-        ("pretrain.train.optimizer=lamb", "pretrain.train.optimizer is 'lamb': input should be 'adamw' or 'sgd'"),
+        (
+            "pretrain.train.optimizer=lamb",
+            "pretrain.train.optimizer is 'lamb': input should be 'adamw', 'adam' or 'sgd'",
+        ),
         (
             "pretrain.model.resolution=30",
             "patch size 8 does not divide resolution 30; the nearest patch sizes that do are 6",

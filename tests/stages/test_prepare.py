@@ -22,6 +22,8 @@ MINI = PrepareConfig(
     location=None,
     columns=USUAL,
     classes=None,
+    num_val=0,
+    merge=False,
     num_images=320,
     val_fraction=0.2,
     planted_fraction=0.25,
@@ -65,8 +67,8 @@ def test_mini_leaves_what_the_contract_says(tmp_path: Path) -> None:
     assert json.loads((out / "tasks" / "tasks.json").read_text()) == {
         "family": "mini",
         "tasks": [
-            {"name": "mini_digits", "group": "natural", "num_classes": 10},
-            {"name": "mini_stain", "group": "specialized", "num_classes": 2},
+            {"name": "mini_digits", "group": "natural", "num_classes": 10, "family": "mini"},
+            {"name": "mini_stain", "group": "specialized", "num_classes": 2, "family": "mini"},
         ],
     }
     sizes = [len(Shards(out / "tasks" / "mini_digits", splits=(split,))) for split in mini_vtab.SPLITS]

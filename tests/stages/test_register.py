@@ -34,10 +34,11 @@ def store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def scores(score: float | None, *, num_test: int = 360) -> dict[str, Any]:
-    task = {"group": "specialized", "top1": score, "top1_random_init": 0.2, "chance": 0.1, "num_test": num_test}
+def scores(score: float | None, *, num_test: int = 360, family: str = "mini") -> dict[str, Any]:
+    task = {"group": "specialized", "family": family, "top1": score, "top1_random_init": 0.2, "chance": 0.1}
+    task["num_test"] = num_test
     return {
-        "family": "mini",
+        "family": family,
         "tasks": {"mini_digits": task},
         "groups": {"specialized": {"top1": score, "top1_random_init": 0.2}},
         "mean_of_tasks": score,
@@ -98,7 +99,7 @@ def test_first_model_becomes_champion_and_names_its_origin(tmp_path: Path) -> No
     assert on_run.metrics == found["metrics"] == version.scores
     assert "mlflow.run_id" not in version.tags
     card = client().get_model_version("vit-test", "1").description or ""
-    assert "| specialized | mini_digits | 90.0 % | 20.0 % | 10.0 % | 360 |" in card
+    assert "| specialized | mini_digits | mini | 90.0 % | 20.0 % | 10.0 % | 360 |" in card
     assert 'load_model("models:/vit-test/1")' in card
     assert "`git.commit`: c0ffee" in card
 
@@ -174,6 +175,16 @@ def test_missing_server_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_suite_depends_on_the_tasks_not_on_the_scores() -> None:
     assert suite(scores(0.1)) == suite(scores(0.9)) != suite(scores(0.1, num_test=361))
+    assert len({suite(scores(0.1, family=family)) for family in ("mini", "hf", "noah-jpeg", "lossless")}) == 4
+
+
+def test_every_score_says_which_data_it_is_on(tmp_path: Path) -> None:
+    inputs = outputs(tmp_path, 0.5)
+    inputs["scores"] = write(tmp_path / "hub", "evaluate", {"scores.json": scores(0.5, family="hf")})
+    found = run(tmp_path, inputs)
+    (version,) = [one for one in mlflow_registry.versions(CONFIG.model_name) if one.version == found["version"]]
+    for tags in (found["tags"], version.tags):
+        assert (tags["vtab.family"], tags["vtab.family.mini_digits"]) == ("hf", "hf")
 
 
 @contextlib.contextmanager

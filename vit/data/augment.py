@@ -12,21 +12,18 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from vit.data.decode import Window, decode, decode_window, whole
 from vit.data.mixing import MixConfig
 from vit.data.order import OrderConfig, uniform64
 from vit.data.policies import DRAWS_PER_LAYER, RandAugmentConfig, rand_augment
+from vit.data.views import View
 from vit.typing import Floats, Ints, Pixels
 
 ASPECT_RATIOS = (0.75, 1.33)  # width / height; TensorFlow's default, which the paper's code leaves as it is
 CROP_TRIES = 100  # then the whole image
-CENTRE = 256 / 224  # of the resolution: the shorter side before the centre is cut out
 _FLIP = 4 * CROP_TRIES  # which of an image's draws; those of crops before it, those of RandAugment behind
 _AUGMENT_STREAM = 0xA06  # keeps these draws apart from those of the sample order
-
-View = Literal["square", "centre"]
 
 cv2.setNumThreads(1)  # the loader's own threads share out the images
 
@@ -77,23 +74,6 @@ def training_view(data: bytes, resolution: int, uniform: Floats, config: Augment
     if config.flip and uniform[_FLIP] < 0.5:
         view = cv2.flip(view, 1).astype(np.uint8, copy=False)
     return rand_augment(view, uniform[_FLIP + 1 :], config.randaugment)
-
-
-def evaluation_view(data: bytes, resolution: int, view: View) -> Pixels:
-    """What an encoded image looks like when nothing is random: uint8 [resolution, resolution, 3].
-
-    Raises UnreadableImage.
-    """
-    pixels = decode(data)
-    if view == "square":  # with Pillow, because the served classifier has nothing else
-        size = (resolution, resolution)
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    height, width = pixels.shape[:2]
-    factor = np.float32(round(resolution * CENTRE)) / np.float32(min(width, height))
-    size = (round(float(np.float32(width) * factor)), round(float(np.float32(height) * factor)))
-    resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
-    return np.asarray(resized[top : top + resolution, left : left + resolution], np.uint8)
 
 
 def inception_crop(width: int, height: int, min_area: float, uniform: Floats) -> Window:

@@ -1,31 +1,31 @@
 """The first pass over a Source: every image read and decoded, what is unusable rejected, splits decided.
 
-Nothing is kept in memory but a table of what was found, so the pass suits any size; `map` says where it runs.
+What was found is kept on disk (vit.data.staging), so the pass suits any size; `map` says where it runs.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from vit.data import hygiene
-from vit.data.index import COLUMNS, UNLABELLED
+from vit.data.hygiene import REPEATS, label_problem
+from vit.data.index import COLUMNS, REJECTED
 from vit.data.pictures import UnreadableImage
-from vit.data.record import Record, Source, printable
-from vit.data.split import train_or_val
-from vit.typing import Ints
+from vit.data.record import Record, Source
+from vit.data.split import num_val, rank_key
+from vit.data.staging import VAL, Named, Staging, staging
 
 CHUNK = 128  # images that a worker checks at a time
 KEY_LENGTH = 60  # characters of the source's key that ours keeps
 NAMED = 3  # rejects that a sentence names
-UNCUT = "uncut"  # stands for no split while that is only looked at
-REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 _FACTS = pa.schema([COLUMNS.field(name) for name in ("length", "ext", "sha256", "width", "height", "notes")])
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,11 +39,24 @@ class Map(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A source after the first pass."""
+    """A source that was only looked at, in memory."""
 
     records: list[Record]  # accepted, in order
-    table: pa.Table  # a row for each of them: COLUMNS without shard and offset
-    rejects: pa.Table  # REJECTS: the source's key and why
+    table: pa.Table  # a row for each of them: COLUMNS, with the source's shard and offset or none
+    rejects: pa.Table  # the source's key and why
+
+
+class Pieces(Iterable[Item]):
+    """Pieces of work that are made when they are asked for, and how many there will be."""
+
+    def __init__(self, count: int, items: Iterable[Item]) -> None:
+        self._count, self._items = count, items
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
 
 
 def serial(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
@@ -52,44 +65,72 @@ def serial(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iter
 
 
 def threads(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """By a thread for each core: Pillow's decoders, hashing and files release the GIL."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(function, items)
+    """By a thread for each core: Pillow's decoders, hashing and files release the GIL. Few items are under way."""
+    count = os.cpu_count() or 1
+    waiting: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(count)
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def check(source: Source, *, max_reject_share: float, val_fraction: float, map: Map) -> Checked:
-    """Read and decode every image, decide what is rejected and which split the rest belongs to.
+def check(
+    staged: Staging, source: Source, *, max_reject_share: float, val_fraction: float, needs_val: bool, map: Map
+) -> None:
+    """Take the records in, read and decode every image, decide what is rejected and which split the rest belongs to.
 
-    Raises ValueError if more than `max_reject_share` of the images are rejected, if nothing or nothing of a class is
-    left, or what `Record.read` raises but for OSError and UnreadableImage: those two are reasons to reject.
+    With `needs_val`, train is cut if the source has no val. Raises ValueError if more than `max_reject_share` of the
+    images are rejected, if nothing or nothing of a class is left, or what `Record.read` raises but for OSError and
+    UnreadableImage: those two are reasons to reject.
     """
-    records = list(source.records)
-    if not records:
-        raise ValueError(f"{source.where or source.name} has no images")
-    reasons = list(hygiene.problems(records, num_classes=len(source.class_names), multi_label=source.multi_label))
-    found: list[pa.Table] = []
-    bad: list[tuple[str, str]] = []
-    for facts, problems in map(_examine, (records[at : at + CHUNK] for at in range(0, len(records), CHUNK))):
-        for row, problem in enumerate(problems, start=len(found) * CHUNK):
-            reasons[row] = problem or reasons[row]
-            bad += [(printable(records[row].key), reasons[row])] if reasons[row] else []
-        found.append(facts)
-        if len(bad) > max_reject_share * len(records) or len(bad) == len(records):
-            raise ValueError(_too_many(source, bad, len(records), max_reject_share))
-    rows = np.flatnonzero([not reason for reason in reasons])
-    accepted = [records[row] for row in rows]
-    table = _described(source, accepted, pa.concat_tables(found).combine_chunks().take(rows), val_fraction)
-    rejects = pa.Table.from_pylist([{"key": key, "reason": reason} for key, reason in bad], schema=REJECTS)
-    return Checked(records=accepted, table=table, rejects=rejects)
+    _examine_all(staged, source, max_reject_share=max_reject_share, needs_val=needs_val, map=map)
+    if staged.num_uncut():
+        _cut(staged, source, val_fraction)
 
 
 def check_as_found(source: Source, *, map: Map) -> Checked:
     """As `check`, for looking: any share of rejects is taken, nothing is cut, a split may be empty."""
-    records = [dataclasses.replace(record, split=record.split or UNCUT) for record in source.records]
-    checked = check(dataclasses.replace(source, records=records), max_reject_share=1.0, val_fraction=0.5, map=map)
-    splits = ["" if split == UNCUT else split for split in checked.table["split"].to_pylist()]
-    at = checked.table.column_names.index("split")
-    return dataclasses.replace(checked, table=checked.table.set_column(at, "split", pa.array(splits)))
+    with staging() as staged:
+        _examine_all(staged, source, max_reject_share=1.0, needs_val=False, map=map)
+        rejects = [{"key": key, "reason": reason} for key, reason in staged.rejects()]
+        return Checked(
+            records=list(staged.records("accepted")),
+            table=pa.concat_tables(staged.tables("done", "row")),
+            rejects=pa.Table.from_pylist(rejects, schema=REJECTED),
+        )
+
+
+def _examine_all(staged: Staging, source: Source, *, max_reject_share: float, needs_val: bool, map: Map) -> None:
+    total = staged.add((record, _named(record, source)) for record in source.records)
+    if not total:
+        raise ValueError(f"{source.where or source.name} has no images")
+    staged.reject_repeats(REPEATS)
+    if needs_val:
+        staged.cut_without_val()
+    records = staged.records()
+    chunks = iter(lambda: tuple(itertools.islice(records, CHUNK)), ())
+    first: list[tuple[str, str]] = []
+    num_bad = start = 0
+    for facts, problems in map(_examine, Pieces(-(-total // CHUNK), chunks)):
+        for rejected in staged.found(facts, problems, start):
+            num_bad += 1
+            first += [rejected] if num_bad <= NAMED else []
+        start += len(problems)
+        if num_bad > max_reject_share * total or num_bad == total:
+            raise ValueError(_too_many(source, first, (num_bad, total), max_reject_share))
+    staged.find_copies()
+
+
+def _named(record: Record, source: Source) -> Named:
+    key = shard_key(record.key)
+    problem = label_problem(record, num_classes=len(source.class_names), multi_label=source.multi_label)
+    return Named(key, rank_key(source.name, key).to_bytes(16, "big"), problem)
 
 
 def shard_key(key: str) -> str:
@@ -124,62 +165,29 @@ def _examine(records: Sequence[Record]) -> tuple[pa.Table, list[str]]:
     return pa.Table.from_pylist(rows, schema=_FACTS), problems
 
 
-def _too_many(source: Source, bad: Sequence[tuple[str, str]], total: int, max_reject_share: float) -> str:
-    where, first = source.where or source.name, "; ".join(f"{key} {problem}" for key, problem in bad[:NAMED])
-    if len(bad) == total:
-        return f"none of the {total} images of {where} is usable. The first: {first}"
+def _too_many(source: Source, first: Sequence[tuple[str, str]], bad: tuple[int, int], max_reject_share: float) -> str:
+    (num_bad, total), where = bad, source.where or source.name
+    named = "; ".join(f"{key} {problem}" for key, problem in first)
+    if num_bad == total:
+        return f"none of the {total} images of {where} is usable. The first: {named}"
     return (
-        f"{len(bad)} or more of {total} images of {where} are unusable, but max_reject_share is {max_reject_share:g}. "
-        f"The first: {first}. Repair or remove them, or raise max_reject_share; `vitflow data inspect` lists them all"
+        f"{num_bad} or more of {total} images of {where} are unusable, but max_reject_share is {max_reject_share:g}. "
+        f"The first: {named}. Repair or remove them, or raise max_reject_share; `vitflow data inspect` lists them all"
     )
 
 
-def _described(source: Source, records: Sequence[Record], facts: pa.Table, val_fraction: float) -> pa.Table:
-    """The accepted images as rows of COLUMNS without shard and offset."""
-    keys = [shard_key(record.key) for record in records]
-    firsts = [record.labels[0] if record.labels else UNLABELLED for record in records]
-    sha256s: list[str] = facts["sha256"].to_pylist()
-    seen: set[str] = set()
-    again = [sha256 in seen or seen.add(sha256) is not None for sha256 in sha256s]
-    columns: dict[str, Any] = {
-        "key": keys,
-        "split": _splits(source, records, (keys, np.array(firsts), sha256s), val_fraction),
-        "label": firsts,
-        "labels": [list(record.labels) for record in records],
-        "source_key": [printable(record.key) for record in records],
-        "notes": [
-            f"{words} duplicate".strip() if is_again else words
-            for words, is_again in zip(facts["notes"].to_pylist(), again, strict=True)
-        ],
-    }
-    schema = pa.schema([field for field in COLUMNS if field.name not in ("shard", "offset")])
-    return pa.table([columns[name] if name in columns else facts[name] for name in schema.names], schema=schema)
-
-
-def _splits(
-    source: Source, records: Sequence[Record], known: tuple[list[str], Ints, list[str]], val_fraction: float
-) -> list[str]:
-    """Those of the source; where it has none, every class is cut into train and val by the MD5 order of the keys."""
-    splits = [record.split for record in records]
-    rows: list[int] = np.flatnonzero([not split for split in splits]).tolist()
-    if not rows:
-        return splits
+def _cut(staged: Staging, source: Source, val_fraction: float) -> None:
+    """Where the source has no split, every class is cut into train and val by the MD5 order of the keys."""
     where = source.where or source.name
-    keys, labels, sha256s = known
-    empty = sorted(set(range(len(source.class_names))) - {label for record in records for label in record.labels})
-    if empty:
+    filled = {label for labels in staged.labels() for label in labels}
+    empty = sorted(set(range(len(source.class_names))) - filled)
+    if empty and not source.listed:
         raise ValueError(
             f"{len(empty)} of {len(source.class_names)} classes of {where} have no readable image for the train "
             f"split, first {source.class_names[empty[0]]}; add images or remove the class"
         )
-    cut = train_or_val([keys[row] for row in rows], labels[rows], val_fraction=val_fraction, salt=source.name)
-    for row, split in zip(rows, cut, strict=True):
-        splits[row] = split
-    train = {sha256 for sha256, split in zip(sha256s, splits, strict=True) if split == "train"}
-    for row in rows:
-        splits[row] = "train" if sha256s[row] in train else splits[row]
-    if "val" not in splits:
+    staged.cut({label: num_val(count, val_fraction) for label, count in staged.uncut_by_label().items()})
+    if VAL not in staged.splits():
         raise ValueError(
             f"every class of {where} has a single image: add images, so that some are left to validate with"
         )
-    return splits

@@ -15,7 +15,7 @@ copy of a training image is in val.
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -32,6 +32,7 @@ NOTES = {
     "rotated": "EXIF asks for a rotation, not applied",
     "duplicate": "same bytes as an earlier image",
 }
+REPEATS = "repeats a key (an earlier image has the same)"
 _ORIENTATION = 274  # EXIF tag; 1 is upright
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -62,21 +63,12 @@ def examine(data: bytes, ext: str) -> Facts:
     )
 
 
-def problems(records: Sequence[Record], *, num_classes: int, multi_label: bool) -> Iterator[str]:
-    """Why each record is to be rejected, as far as its key and labels tell; "" for nothing."""
-    seen: set[str] = set()
-    for record in records:
-        if record.key in seen:
-            yield "repeats a key (an earlier image has the same)"
-            continue
-        seen.add(record.key)
-        wrong = [label for label in record.labels if not 0 <= label < num_classes]
-        if wrong:
-            yield f"has an unusable label ({wrong[0]} is not in 0 … {num_classes - 1})"
-        elif not record.labels and num_classes and not multi_label:
-            yield "has no label"
-        else:
-            yield ""
+def label_problem(record: Record, *, num_classes: int, multi_label: bool) -> str:
+    """Why a record is to be rejected, as far as its labels tell; "" for nothing."""
+    wrong = [label for label in record.labels if not 0 <= label < num_classes]
+    if wrong:
+        return f"has an unusable label ({wrong[0]} is not in 0 … {num_classes - 1})"
+    return "has no label" if not record.labels and num_classes and not multi_label else ""
 
 
 def is_usable_key(key: str) -> bool:

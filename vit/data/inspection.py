@@ -1,9 +1,11 @@
 """What a person should know of a corpus before training on it: counts, classes, sizes, formats, and anything odd."""
 
 import dataclasses
+import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from vit.data.hygiene import NOTES
+from vit.data.index import index_batches, read_manifest
 from vit.data.pictures import UnreadableImage, decode
-from vit.data.split import rank_order
+from vit.data.shards import shard_store
+from vit.data.split import rank_key
+from vit.data.store import Store, as_store
 from vit.typing import Ints
 
 SIDES = (32, 64, 128, 224, 256, 384, 512, 1024, 2048)  # where the histogram of shorter sides is cut, pixels
@@ -59,26 +64,64 @@ def sheet(corpus: Corpus) -> Image.Image:
 
     Which pictures are shown follows from their keys. An image that cannot be read is a grey square.
     """
-    keys, labels = corpus.table["key"].to_pylist(), corpus.table["label"].to_numpy()
-    order = rank_order("sheet", keys)
-    chosen = _spread(sorted(set(labels.tolist())))
+    columns = [(corpus.table["key"].to_pylist(), corpus.table["label"].to_numpy())]
+    return _drawn(_picked(lambda: columns), corpus.class_names, corpus.read)
+
+
+def sheet_of(directory: Path, open_store: Callable[[str], Store]) -> Image.Image:
+    """The sheet of shards or of what refers to some, whatever their number, without reading their whole index."""
+    home, wanted = as_store(directory), ["key", "label", "shard", "offset", "length"]
+
+    def columns() -> Iterator[tuple[list[str], Ints]]:
+        for batch in index_batches(home, wanted[:2]):
+            yield batch["key"].to_pylist(), batch["label"].to_numpy()
+
+    picked = _picked(columns)
+    places: dict[int, tuple[str, int, int]] = {}
+    rows, start = sorted(row for _, _, rows in picked for row in rows), 0
+    for batch in index_batches(home, wanted[2:]):
+        here = [row for row in rows if start <= row < start + batch.num_rows]
+        places |= {row: tuple(batch[name][row - start].as_py() for name in wanted[2:]) for row in here}
+        start += batch.num_rows
+    store = shard_store(home, open_store)
+    return _drawn(picked, read_manifest(home)["class_names"], lambda row: store.read(*places[row]))
+
+
+def _picked(columns: Callable[[], Iterable[tuple[Sequence[str], Ints]]]) -> list[tuple[int, int, list[int]]]:
+    """The labels that are shown, how many images each has, and the first of them in MD5 order of their keys."""
+    counts = Counter[int]()
+    for _, labels in columns():
+        counts.update(labels.tolist())
+    best: dict[int, list[tuple[int, int]]] = {label: [] for label in _spread(sorted(counts))}
+    start = 0
+    for keys, labels in columns():
+        for label, found in best.items():
+            rows: list[int] = np.flatnonzero(labels == label).tolist()
+            ranked = [(rank_key("sheet", keys[row]), start + row) for row in rows]
+            best[label] = heapq.nsmallest(SHEET_COLUMNS, found + ranked)
+        start += len(keys)
+    return [(label, counts[label], [row for _, row in found]) for label, found in best.items()]
+
+
+def _drawn(
+    picked: Sequence[tuple[int, int, list[int]]], class_names: Sequence[str], read: Callable[[int], bytes]
+) -> Image.Image:
     width = SHEET_COLUMNS * (TILE + GAP) + GAP
-    page = Image.new("RGB", (width, len(chosen) * (TILE + GAP + CAPTION) + GAP), "white")
+    page = Image.new("RGB", (width, len(picked) * (TILE + GAP + CAPTION) + GAP), "white")
     pen = ImageDraw.Draw(page)
-    for line, label in enumerate(chosen):
-        rows: Ints = order[labels[order] == label]
+    for line, (label, count, rows) in enumerate(picked):
         top = GAP + line * (TILE + GAP + CAPTION)
-        name = corpus.class_names[label] if label >= 0 else "no label"
-        pen.text((GAP, top), f"{name[:60]}: {len(rows):,}".encode("latin-1", "replace").decode("latin-1"), fill="black")
-        for column, row in enumerate(rows[:SHEET_COLUMNS].tolist()):
-            page.paste(_tile(corpus, row), (GAP + column * (TILE + GAP), top + CAPTION))
+        name = class_names[label] if label >= 0 else "no label"
+        pen.text((GAP, top), f"{name[:60]}: {count:,}".encode("latin-1", "replace").decode("latin-1"), fill="black")
+        for column, row in enumerate(rows):
+            page.paste(_tile(read, row), (GAP + column * (TILE + GAP), top + CAPTION))
     return page.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-def _tile(corpus: Corpus, row: int) -> Image.Image:
+def _tile(read: Callable[[int], bytes], row: int) -> Image.Image:
     square = Image.new("RGB", (TILE, TILE), "gray")
     try:
-        image = decode(corpus.read(row))
+        image = decode(read(row))
     except UnreadableImage:
         return square
     image.thumbnail((TILE, TILE))

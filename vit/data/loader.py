@@ -10,17 +10,18 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vit.data import workers
-from vit.data.augment import AugmentConfig, View
+from vit.data.augment import AugmentConfig
 from vit.data.mixing import erase, mix
 from vit.data.order import Order, Samples, batch, samples_at
 from vit.data.shards import Shards
+from vit.data.views import View
 from vit.data.workers import Pending, Recipe
 from vit.training.distributed import device, rank, world_size
 from vit.typing import Ints, Pixels
@@ -68,9 +69,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: Shards, rows: range, *, resolution: int, view: View, batch_size: int = 256
+    shards: Shards, rows: Sequence[int], *, resolution: int, view: View, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], first labels B."""
+    """Images of the given rows in order, nothing random: images B 3 R R in [-1, 1], labels B.
+
+    Labels are targets B C, 1 for each of an image's labels, if there may be several.
+    """
     recipe = Recipe(shards=shards, resolution=resolution, seed=0, augment=None, evaluation=view)
     ids = np.array(rows, dtype=np.int64)
     batches = (ids[start : start + batch_size] for start in range(0, len(ids), batch_size))
@@ -78,8 +82,7 @@ def evaluation_batches(
     with contextlib.closing(_loaded(recipe, samples, batch_size)) as loaded:
         for pending in loaded:
             pending.result()
-            labels = torch.from_numpy(shards.labels[pending.samples.ids])
-            yield to_input(pending.pixels), labels.to(device())
+            yield _on_device(pending, shards, soft=False)
 
 
 def to_input(images: Pixels) -> Tensor:
@@ -118,14 +121,20 @@ def _loaded(recipe: Recipe, batches: Iterator[Samples], batch_size: int) -> Gene
 
 
 def _announced(shards: Shards, order: Order, batch_size: int, first_step: int) -> Iterator[Samples]:
-    """This rank's samples from `first_step` on; remote shards are announced a window before they are needed."""
+    """This rank's samples from `first_step` on; the remote shards of them are announced a window before.
+
+    The ranks of a node share its cache, so it fetches what any of them announces, once, and nothing else.
+    """
     horizon, announced = max(order.config.window * order.config.repeats, AHEAD * batch_size), -1
     for step in itertools.count(first_step):
+        samples = batch(order, step, batch_size=batch_size, rank=rank(), world_size=world_size())
         place = step * batch_size
         if place // horizon != announced:
             announced = place // horizon
-            shards.prefetch(samples_at(order, np.arange(place, place + 2 * horizon)).ids)
-        yield batch(order, step, batch_size=batch_size, rank=rank(), world_size=world_size())
+            places = np.arange(place, place + 2 * horizon)
+            own = places % batch_size // len(samples.ids) == rank()
+            shards.prefetch(samples_at(order, places[own]).ids)
+        yield samples
 
 
 def _allocate(shape: tuple[int, int, int, int]) -> Pixels:

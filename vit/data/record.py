@@ -1,11 +1,10 @@
 """What an importer returns: labelled images of some source, named and sorted but not yet read.
 
-`vit.data.writing` checks them and writes shards. A Record is light (no image in memory), so that a list of millions
-of them fits into memory and travels to other processes.
+`vit.data.writing` checks them and writes shards. A Record is light (no image in memory) and travels to other
+processes; a source of millions yields them one by one.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from vit.data.pictures import UnreadableImage
@@ -39,6 +38,7 @@ class Source:
     class_names: tuple[str, ...]
     records: Iterable[Record]  # may be consumed once; in the same order every time
     multi_label: bool = False
+    listed: bool = False  # True where the class names come from a list that may name more than there are images of
     keep_order: bool = False  # True where reading out of order is slow (parquet)
     where: str = ""  # path or address, for messages
 
@@ -46,16 +46,6 @@ class Source:
 def refused(key: str, reason: str) -> Record:
     """A record that can only be rejected, and why: what a source found wrong before reading."""
     return Record(key=key, split="", labels=(), read=_Refusal(reason), ext="")
-
-
-def with_val(source: Source) -> Source:
-    """The same source; if it has no `val` split, its `train` images are left for the writer to cut."""
-    records = list(source.records)
-    if Counter(record.split for record in records)["val"]:
-        return dataclasses.replace(source, records=records)
-    return dataclasses.replace(
-        source, records=[dataclasses.replace(r, split="") if r.split == "train" else r for r in records]
-    )
 
 
 def split_name(text: str) -> str:

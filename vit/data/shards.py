@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vit.data import tars
-from vit.data.index import COLUMNS, INDEX, MANIFEST, UNLABELLED, BadShard, read_index, read_manifest, write_index
+from vit.data.index import COLUMNS, INDEX, MANIFEST, UNLABELLED, BadShard, read_index, read_manifest
+from vit.data.index import Writer as IndexWriter
 from vit.data.pictures import UnreadableImage, decode, encode_png
 from vit.data.store import LocalStore, Store, as_store
 from vit.typing import Ints, Pixels
@@ -72,11 +73,13 @@ def write(
     Raises ValueError for a duplicate key, a key with a dot or a slash, or a label without a class name.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    index = IndexWriter(directory, class_names)
     rows: list[dict[str, Any]] = []
+    keys: set[str] = set()
     shards: dict[str, tars.Described] = {}
     tar = None
     for example in examples:
-        _check(example, len(class_names))
+        _check(example, len(class_names), keys)
         if tar is not None and tar.size >= shard_bytes:
             shards[tar.path.name] = tar.close()
             tar = None
@@ -85,7 +88,8 @@ def write(
         rows.append(_row(example) | {"shard": tar.path.name, "offset": offset})
     if tar is not None:
         shards[tar.path.name] = tar.close()
-    write_index(directory, pa.Table.from_pylist(rows, schema=COLUMNS), {"class_names": class_names}, shards=shards)
+    index.add(pa.Table.from_pylist(rows, schema=COLUMNS))
+    index.finish({}, shards=shards)
 
 
 class Shards:
@@ -111,8 +115,9 @@ class Shards:
         manifest = read_manifest(self.home)
         self.class_names: list[str] = manifest["class_names"]
         self.multi_label = bool(manifest.get("multi_label"))
+        self.listed = bool(manifest.get("listed"))  # some classes may have no image
         self.digest: str = manifest["digest"]
-        self.store = _shard_store(self.home, manifest["location"], open_store)
+        self.store = shard_store(self.home, open_store)
         if manifest["shards"]:
             self.store.expect({name: shard["sha256"] for name, shard in manifest["shards"].items()})
         table = self._columns(_READ_OFTEN)
@@ -215,7 +220,9 @@ def _existing(store: Store) -> set[str]:
         return set()
 
 
-def _shard_store(home: Store, location: str | None, open_store: Callable[[str], Store] | None) -> Store:
+def shard_store(home: Store, open_store: Callable[[str], Store] | None) -> Store:
+    """Where the shards are that the manifest in `home` describes; `open_store` opens what is no local path."""
+    location: str | None = read_manifest(home)["location"]
     if location is None:
         return home
     if open_store is not None:
@@ -225,7 +232,10 @@ def _shard_store(home: Store, location: str | None, open_store: Callable[[str], 
     return LocalStore(Path(location))
 
 
-def _check(example: Example, num_classes: int) -> None:
+def _check(example: Example, num_classes: int, keys: set[str]) -> None:
+    if example.key in keys:
+        raise ValueError(f"key {example.key} appears more than once")
+    keys.add(example.key)
     if "." in example.key or "/" in example.key:
         raise ValueError(f"key {example.key!r} must not contain dots or slashes: webdataset splits names there")
     for label in example.labels:

@@ -21,10 +21,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from vit.data.augment import AugmentConfig, View, draws, evaluation_view, training_view
+from vit.data.augment import AugmentConfig, draws, training_view
 from vit.data.decode import UnreadableImage
 from vit.data.order import Samples
 from vit.data.shards import Shards
+from vit.data.views import View, evaluation_view
 from vit.typing import Pixels
 
 

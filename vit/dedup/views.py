@@ -1,8 +1,8 @@
 """The windows and flips through which two images are compared.
 
-One side of a pair is always seen whole: the corpus image's full frame is compared with every view of a test image
-(the corpus image is a crop or a mirror image), and centred windows of the corpus image with the test image's full
-frame (the test image is a crop, or had a border removed).
+One side of a pair is always seen whole: windows of a training image are compared with the whole of a test image (which
+may be a crop of it), and windows of a test image with the whole training image. Flips and right angles are applied to
+whole test images, and to whole training images where they meet windows of test images.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -16,6 +16,8 @@ class Window(NamedTuple):
     top: float
     right: float
     bottom: float
+    square: bool = False  # fractions of the frame's largest centred square, whatever its shape
+    turn: float = 0.0  # degrees by which the picture is turned, clockwise about its centre, before it is cut
 
 
 class Flip(NamedTuple):
@@ -30,27 +32,36 @@ class Flip(NamedTuple):
 View: TypeAlias = tuple[Window, Flip]
 
 
-def centre(percent: int) -> Window:
+def centre(percent: float, *, square: bool = False, turn: float = 0.0) -> Window:
     """The centred window with this part of both sides."""
     edge = (100 - percent) / 200
-    return Window(f"centre{percent}", edge, edge, 1 - edge, 1 - edge)
+    name = f"{'square' if square else 'centre'}{percent:g}" + (f"-turned{turn:+g}" if turn else "")
+    return Window(name, edge, edge, 1 - edge, 1 - edge, square, turn)
 
 
-def grid(percent: int, steps: int) -> list[Window]:
-    """Windows with this part of both sides at steps x steps evenly spaced offsets, edges and corners included."""
+def grid(percent: int, steps: int) -> tuple[Window, ...]:
+    """Windows with this part of both sides at steps x steps evenly spaced offsets, less the centred one."""
     side = percent / 100
     offsets = [(1 - side) * step / (steps - 1) for step in range(steps)]
-    return [
+    return tuple(
         Window(f"crop{percent}-{row}-{column}", x, y, x + side, y + side)
         for row, y in enumerate(offsets)
         for column, x in enumerate(offsets)
-    ]
+        if 2 * row != steps - 1 or 2 * column != steps - 1
+    )
 
 
-def shifted(window: Window, right: float, down: float) -> Window:
-    """The window moved by fractions of the frame; it may stick out (the edge is repeated)."""
+def resolve(window: Window, width: int, height: int) -> Window:
+    """The window in fractions of the frame of an image of this size."""
+    if not window.square:
+        return window
+    across, down = min(1.0, height / width), min(1.0, width / height)
     return window._replace(
-        left=window.left + right, right=window.right + right, top=window.top + down, bottom=window.bottom + down
+        left=0.5 + (window.left - 0.5) * across,
+        right=0.5 + (window.right - 0.5) * across,
+        top=0.5 + (window.top - 0.5) * down,
+        bottom=0.5 + (window.bottom - 0.5) * down,
+        square=False,
     )
 
 
@@ -67,10 +78,20 @@ FLIPS = (
     Flip("rotate90", True, False, True),
     Flip("transverse", True, True, True),
 )
-WHOLE: tuple[View, ...] = tuple((FULL, flip) for flip in FLIPS)
-# A crop that is also turned is rare, and codes cost time in proportion: crops get two flips, not eight.
-TEST_VIEWS: tuple[View, ...] = (
-    *WHOLE,
-    *((window, flip) for window in (centre(83), *grid(90, 4)) for flip in (IDENTITY, MIRROR)),
-)
-TRAIN_VIEWS: tuple[View, ...] = tuple((window, IDENTITY) for window in (FULL, centre(85), centre(70)))
+
+
+def inverse(flip: Flip) -> Flip:
+    """What undoes a flip: itself, but for the two quarter turns."""
+    return (
+        flip._replace(mirror=flip.flip, flip=flip.mirror, name=_UNDONE.get(flip.name, flip.name))
+        if (flip.transpose)
+        else flip
+    )
+
+
+_UNDONE = {"rotate90": "rotate270", "rotate270": "rotate90"}
+
+
+def flip(name: str) -> Flip:
+    """The flip of this name; raises KeyError if there is none."""
+    return {flip.name: flip for flip in FLIPS}[name]

@@ -5,7 +5,7 @@ One protocol for all tasks, as the paper has it. Scores of the mini suite are ca
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from vit.data.augment import AugmentConfig
 from vit.data.loader import training_batches
 from vit.data.shards import Shards
+from vit.evaluation.clean import without
 from vit.models.build import Model, build
-from vit.training.fit import accuracy
-from vit.training.loop import TrainConfig, train
+from vit.training.config import TrainConfig
+from vit.training.loop import train
+from vit.training.scoring import score
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
 GROUPS = ("natural", "specialized", "structured")
@@ -45,10 +47,15 @@ class Score:
     top1: float  # fraction of the test split
     chance: float  # what always answering the most common test label scores
     num_test: int
+    top1_clean: float | None  # without the test images that the training set shows; None if those are all
+    num_clean: int
 
 
-def transfer(model: Model, task: Path, config: TransferConfig) -> Score:
-    """Fine-tune `model` (which has a fresh head of the task's classes) in place and score it."""
+def transfer(model: Model, task: Path, config: TransferConfig, *, leaked: Set[str] = frozenset()) -> Score:
+    """Fine-tune `model` (which has a fresh head of the task's classes) in place and score it.
+
+    `leaked` are the keys of test images that the pre-training corpus shows: they are left out of `top1_clean`.
+    """
     examples, test = Shards(task, splits=TRAIN_SPLITS), Shards(task, splits=("test",))
     augment = augment_for(task.name, config.augment)
     train(
@@ -66,9 +73,12 @@ def transfer(model: Model, task: Path, config: TransferConfig) -> Score:
         log=lambda step, metrics: logger.debug("%s step %d: %s", task.name, step, metrics),
         save=lambda state: None,
     )
-    top1 = accuracy(model, test, resolution=config.resolution, view=config.augment.evaluation)
+    top1 = score(model, test, resolution=config.resolution, view=config.augment.evaluation)["top1"]
     chance = float(np.bincount(test.labels).max() / len(test))
-    return Score(top1=top1, chance=chance, num_test=len(test))
+    top1_clean, num_clean = without(
+        model, test, leaked, top1, resolution=config.resolution, view=config.augment.evaluation
+    )
+    return Score(top1=top1, chance=chance, num_test=len(test), top1_clean=top1_clean, num_clean=num_clean)
 
 
 def augment_for(task: str, augment: AugmentConfig) -> AugmentConfig:

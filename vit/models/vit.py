@@ -61,6 +61,12 @@ class ViT(nn.Module):
         if isinstance(self.patch_embed, HybridEmbed):
             self.patch_embed.set_grad_checkpointing(enable)
 
+    def set_stochastic_depth(self, rate: float) -> None:
+        """In training, let images pass by the branches of block i of L with probability rate·i/(L-1) (AugReg §3)."""
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            block.skip = rate * layer / max(len(self.blocks) - 1, 1)
+
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 

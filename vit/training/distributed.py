@@ -23,11 +23,24 @@ def device() -> torch.device:
 
 def wrap(model: nn.Module) -> nn.Module:
     """The model as data-parallel replicas if there are several ranks."""
-    return DistributedDataParallel(model) if world_size() > 1 else model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if world_size() > 1 else model
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
+    """The network itself: inside replicas and behind the compiler."""
+    if isinstance(model, DistributedDataParallel):
+        model = cast("nn.Module", model.module)
+    return cast("nn.Module", getattr(model, "_orig_mod", model))
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether each rank has but a part of every parameter (vit.training.sharded, whose import costs a second)."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be spread over the ranks, in one piece on each."""
+    return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -1,30 +1,39 @@
-"""Train a network on shards with resume, and score it: what every rank of pre-training and fine-tuning runs."""
+"""Train a network on shards with resume: what every rank of pre-training and fine-tuning runs."""
 
 import contextlib
+import copy
 import dataclasses
+import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
-from vit.data.augment import AugmentConfig, View
-from vit.data.loader import Stream, evaluation_batches, training_batches
+from vit.data.augment import AugmentConfig
+from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
-from vit.training import checkpoint
+from vit.models.masked import MaskedPatchPrediction
+from vit.training import checkpoint, divergence, masking, preemption
+from vit.training.checkpoint import Checkpoints, State
+from vit.training.config import TrainConfig
 from vit.training.distributed import (
+    barrier,
     device,
     from_rank_0,
+    is_spread,
     mean_over_ranks,
     rank,
-    sum_over_ranks,
     unwrap,
-    world_size,
-    wrap,
+    whole,
 )
-from vit.training.loop import TrainConfig, train
-from vit.training.loss import top1
+from vit.training.loop import Diverged, train
+from vit.training.objective import Batch
+from vit.training.placement import place
+from vit.training.scoring import score
+from vit.training.writer import Writer
+
+logger = logging.getLogger("vitflow.train")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,58 +49,151 @@ Report = Callable[[int, dict[str, float]], None]
 
 
 def fit(
-    model: nn.Module, shards: Shards, config: FitConfig, *, checkpoints: Path, fingerprint: str, report: Report
+    model: nn.Module,
+    shards: Shards,
+    config: FitConfig,
+    *,
+    checkpoints: Checkpoints,
+    report: Report,
+    val: Shards | None = None,
 ) -> nn.Module:
-    """Train in place from the newest valid checkpoint in `checkpoints` on; returns the unwrapped model.
+    """Train in place from the newest valid checkpoint on; returns the unwrapped model, the last one or the best.
 
     Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`, where
-    `data_wait_fraction` is the part of the time that the devices, on average, waited for data.
+    `data_wait_fraction` is the part of the time that the devices, on average, waited for data. `val` is what
+    `validate_every` scores. Raises Preempted after SIGTERM, FloatingPointError if the training diverges.
     """
-    model = wrap(model.to(device()))
-    # Every rank must go on from the same step, so rank 0 chooses and the others follow.
-    newest = checkpoint.load_newest(checkpoints, fingerprint=fingerprint) if rank() == 0 else None
-    step = from_rank_0(newest.step if newest else 0)
-    if step and newest is None:
-        newest = checkpoint.load(checkpoints / checkpoint.name(step), fingerprint=fingerprint)
-    if step and rank() == 0:
-        report(step, {"train/resumed_from_step": float(step)})
-
-    stream = training_batches(
-        shards,
-        first_step=step,
-        seed=config.train.seed,
-        resolution=config.resolution,
-        config=config.augment,
-        batch_size=config.train.batch_size,
-    )
-    waited = _waited_fraction(stream)
-
-    def log(step: int, metrics: dict[str, float]) -> None:
-        fraction = mean_over_ranks(torch.tensor(waited(), device=device())).item()
-        if rank() == 0:
-            report(step, metrics | {"data_wait_fraction": fraction})
-
-    def save(state: checkpoint.State) -> None:
-        if rank() == 0:
-            checkpoint.save(checkpoints, state, fingerprint=fingerprint)
-
-    with contextlib.closing(stream):
-        train(model, lambda _: stream, config.train, state=newest, log=log, save=save)
-    return unwrap(model)
+    blank = copy.deepcopy(model).to("meta")  # spread parameters have no way back
+    wrapped = place(model.to(device()), config.train)
+    with preemption.listening(), Writer(checkpoints) as writer:
+        run = _Run(wrapped, shards, val, config, checkpoints, report, writer)
+        while not run.sit():
+            pass
+        writer.wait()
+        run.take_best()
+    if not is_spread(wrapped):
+        return unwrap(wrapped)
+    blank.load_state_dict({name: whole(tensor) for name, tensor in wrapped.state_dict().items()}, assign=True)
+    return blank
 
 
-@torch.inference_mode()
-def accuracy(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> float:
-    """Top-1 over all images of the shards, shared out over the ranks."""
-    model.eval()
-    correct = sum(
-        top1(model(images), labels)
-        for images, labels in evaluation_batches(
-            shards, range(rank(), len(shards), world_size()), resolution=resolution, view=view
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A training and what goes with it; sits down anew after each divergence that is to be left out."""
+
+    model: nn.Module
+    shards: Shards
+    val: Shards | None
+    config: FitConfig
+    checkpoints: Checkpoints
+    report: Report
+    writer: Writer
+
+    def sit(self) -> bool:
+        """Train from the newest checkpoint to the end; False if one has to go back."""
+        state = self._newest()
+        done = state.step if state else 0
+        if done and rank() == 0:
+            self.report(done, {"train/resumed_from_step": float(done)})
+        stream = training_batches(
+            self.shards,
+            first_step=done,
+            seed=self.config.train.seed,
+            resolution=self.config.resolution,
+            config=self.config.augment,
+            batch_size=self.config.train.batch_size,
         )
-    )
-    total = sum_over_ranks(torch.tensor([float(correct)], dtype=torch.float64))
-    return total.item() / len(shards)
+        try:
+            with contextlib.closing(stream):
+                train(
+                    self.model,
+                    lambda first: self._batches(stream, first),
+                    self.config.train,
+                    state=state,
+                    log=self._logging(stream),
+                    save=self._save,
+                    validate=None if self.val is None else self._validate,
+                )
+        except Diverged as error:
+            self._go_back(error)
+            return False
+        return True
+
+    def take_best(self) -> None:
+        """Load the best state of all validations, if there were any, into the model."""
+        best = from_rank_0(self.writer.best_step)
+        if best is None:
+            return
+        barrier()  # rank 0 has written it
+        state = self._load(best)
+        averages = {key: tensor for key, tensor in state.tensors.items() if key.startswith("average.")}
+        tensors = {key: tensor for key, tensor in state.tensors.items() if key.startswith("model.")} | averages
+        unwrap(self.model).load_state_dict({key.partition(".")[2]: tensor for key, tensor in tensors.items()})
+
+    def _newest(self) -> State | None:
+        """What to go on from: rank 0 chooses and the others follow, or they would not all be at the same step."""
+        newest = checkpoint.newest(self.checkpoints) if rank() == 0 else None
+        step = from_rank_0(None if newest is None else checkpoint.step_of(newest))
+        if step is not None:
+            return self._load(step)
+        if not self.config.train.rewinds:
+            return None
+        tensors = {f"model.{name}": tensor for name, tensor in unwrap(self.model).state_dict().items()}
+        start = State(step=0, tensors={name: tensor.clone() for name, tensor in tensors.items()})
+        self._save(start)
+        return start
+
+    def _load(self, step: int) -> State:
+        path = self.checkpoints.directory / checkpoint.name(step)
+        if not is_spread(self.model) and (path / checkpoint.STATE).is_file():
+            return checkpoint.load(path, fingerprint=self.checkpoints.fingerprint)
+        from vit.training import sharded
+
+        return sharded.load(self.checkpoints, step, unwrap(self.model))
+
+    def _batches(self, stream: Stream, first: int) -> Iterator[Batch | None]:
+        """What the objective wants to know of each batch, None for those to leave out."""
+        left_out = frozenset(from_rank_0(divergence.skipped(self.checkpoints.directory)))
+        batches: Iterator[Batch] = stream
+        body = unwrap(self.model)
+        if isinstance(body, MaskedPatchPrediction):
+            batches = masking.masked(stream, body, self.shards, self.config.train, self.config.augment, first)
+        for step, batch in enumerate(batches, first):
+            yield None if step in left_out else batch
+
+    def _logging(self, stream: Stream) -> Callable[[int, dict[str, float]], None]:
+        waited = _waited_fraction(stream)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            fraction = mean_over_ranks(torch.tensor(waited(), device=device())).item()
+            if rank() == 0:
+                self.report(step, metrics | {"data_wait_fraction": fraction})
+
+        return log
+
+    def _save(self, state: State) -> None:
+        if rank() == 0 or is_spread(self.model):
+            self.writer.save(state)
+
+    def _validate(self) -> float:
+        """How good the model is, larger is better: top-1, or minus the loss of hidden patches."""
+        assert self.val is not None
+        model, resolution, view = unwrap(self.model), self.config.resolution, self.config.augment.evaluation
+        if isinstance(model, MaskedPatchPrediction):
+            return -masking.loss(model, self.val, resolution, view)
+        return score(model, self.val, resolution=resolution, view=view)["top1"]
+
+    def _go_back(self, error: Diverged) -> None:
+        """Note the batch that is to be left out; raises FloatingPointError if that happened too often."""
+        self.writer.wait()
+        directory, config = self.checkpoints.directory, self.config
+        path = None
+        if rank() == 0:
+            path = divergence.note(directory, error, self.shards, config.train, config.augment)
+        path, before = from_rank_0((path, len(divergence.skipped(directory)) - 1))
+        if before >= config.train.rewinds:
+            raise FloatingPointError(f"{error}; the images of its batch are listed in {path}") from error
+        logger.warning("%s; going back to the last checkpoint and leaving its batch out (%s)", error, path)
 
 
 def _waited_fraction(stream: Stream) -> Callable[[], float]:

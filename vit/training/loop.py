@@ -1,53 +1,32 @@
 """The training loop: plain PyTorch, the same alone, under torchrun and under Ray; knows no file and no tracker."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vit.data.order import hash64
+from vit.training import preemption
+from vit.training.averaging import Average
 from vit.training.checkpoint import State, capture, restore
-from vit.training.distributed import mean_over_ranks, rank, unwrap
-from vit.training.loss import Loss, classification_loss
-from vit.training.optimizer import Name, make_optimizer
-from vit.training.schedule import Decay, learning_rate
+from vit.training.config import TrainConfig
+from vit.training.distributed import device, rank, unwrap, world_size
+from vit.training.flops import peak_flops, training_flops
+from vit.training.meter import Diverged, Meter
+from vit.training.objective import Batch, make_objective
+from vit.training.optimizer import make_optimizer, set_rate
+from vit.training.placement import micro_batch
+from vit.training.schedule import learning_rate
+from vit.training.update import update
 
-Batches: TypeAlias = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+__all__ = ["Diverged", "TrainConfig", "train"]
+
+Batches: TypeAlias = Callable[[int], Iterator[Batch | None]]
 Log: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to optimise. Batches and rates are global: the number of workers changes neither."""
-
-    seed: int  # of initial weights, sample order, augmentation and dropout
-    steps: int  # optimiser updates
-    batch_size: int  # images per update over all workers
-    optimizer: Name
-    loss: Loss
-    learning_rate: float  # peak, for the global batch
-    decay: Decay
-    warmup_steps: int  # updates
-    weight_decay: float  # decoupled, on every parameter (paper Table 3)
-    grad_clip_norm: float  # global L2 norm; 0 switches clipping off
-    log_every: int  # updates
-    save_every: int  # updates between checkpoints
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be at least 0 and below steps {self.steps}")
-        for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} must not be negative")
-
-
-def train(
+def train(  # noqa: PLR0913  what goes in and what comes out, each by itself, is the point of it
     model: nn.Module,
     batches: Batches,
     config: TrainConfig,
@@ -55,58 +34,58 @@ def train(
     state: State | None,
     log: Log,
     save: Callable[[State], None],
+    validate: Callable[[], float] | None = None,
 ) -> None:
-    """Run `config.steps` updates in place, going on after `state` if given.
+    """Run `config.steps` updates in place, going on after `state` if given; averages, if any, end as the weights.
 
-    `batches(step)` yields this rank's (images B 3 R R, labels B or targets B C) from update `step` on. `log` gets the
-    mean loss of the last interval over all ranks, `save` the whole state; every rank calls both at the same steps.
-    Raises FloatingPointError when the loss is not finite.
+    `batches(step)` yields this rank's batches from update `step` on, None for one to leave out. `log` gets the numbers
+    of the last interval over all ranks, `save` the whole state, `validate` scores the model that would be the result.
+    Every rank calls all three at the same steps. Raises Diverged or, once its state is saved, Preempted.
     """
-    optimizer = make_optimizer(model, config.optimizer, weight_decay=config.weight_decay)
-    done = restore(unwrap(model), optimizer, state) if state else 0
+    if config.validate_every and validate is None:
+        raise ValueError(f"validate_every {config.validate_every}, but there is nothing to validate on: set it to 0")
+    plain = unwrap(model)
+    optimizer, average, objective = (
+        make_optimizer(plain, config),
+        Average(plain, config.average),
+        make_objective(plain, config),
+    )
+    numbers = (
+        dict(state.numbers) if state else {}
+    )  # best: the highest validation score, best_step; loss: the last one logged
+    if state:
+        restore(plain, optimizer, average, state)
+    done, size = state.step if state else 0, micro_batch(config.batch_size, world_size())
+    flops, peak = training_flops(plain), peak_flops(device(), config.precision)
+    meter = Meter(config, flops=flops, peak=peak, previous=numbers.get("loss"))
+    stream = batches(done)
     model.train()
-    losses: list[Tensor] = []
-    clock, stream = time.perf_counter(), batches(done)
     for step in range(done, config.steps):
-        torch.manual_seed(
-            int(hash64(config.seed, step, rank()) >> 1)
-        )  # dropout follows from (seed, step), not from history
-        rate = learning_rate(
-            step, peak=config.learning_rate, decay=config.decay, warmup_steps=config.warmup_steps, steps=config.steps
-        )
-        losses.append(_update(model, optimizer, next(stream), rate, config))
-        if due(step, config.log_every, config.steps):
-            loss = mean_over_ranks(torch.stack(losses).mean())
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step + 1}: lower learning_rate {config.learning_rate}"
-                )
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            images = len(losses) * config.batch_size
-            log(
-                step + 1,
-                {"train/loss": loss.item(), "train/learning_rate": rate, "images_per_second": images / seconds},
-            )
-            losses.clear()
-        if due(step, config.save_every, config.steps):
-            save(capture(unwrap(model), optimizer, step + 1))
+        torch.manual_seed(int(hash64(config.seed, step, rank()) >> 1))  # dropout: from (seed, step), not from history
+        rate, batch = learning_rate(step, config), next(stream)
+        if batch is not None:
+            set_rate(optimizer, rate)
+            meter.add(step, update(model, optimizer, objective, batch, config, size))
+            average.update()
+        logging = due(step, config.log_every, config.steps)
+        if logging:
+            log(step + 1, meter.read() | {"train/learning_rate": rate})
+        if validate and config.validate_every and due(step, config.validate_every, config.steps):
+            with average.applied():
+                score = validate()
+            model.train()
+            numbers |= {"best": score, "best_step": step + 1} if score > numbers.get("best", float("-inf")) else {}
+        stopping = preemption.is_requested(at_log=logging)
+        if due(step, config.save_every, config.steps) or stopping or numbers.get("best_step") == step + 1:
+            meter.check()
+            save(capture(plain, optimizer, average, step + 1, numbers | meter.memory()))
+        if stopping and step + 1 < config.steps:
+            raise preemption.Preempted(f"training was asked to end; its state after step {step + 1} is saved")
+        if config.patience and step + 1 >= numbers.get("best_step", step + 1) + config.patience * config.validate_every:
+            break
+    average.apply()
 
 
 def due(step: int, every: int, last: int) -> bool:
     """True every `every` updates and after the last one; `step` is 0-based."""
     return (step + 1) % every == 0 or step + 1 == last
-
-
-def _update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], rate: float, config: TrainConfig
-) -> Tensor:
-    images, labels = batch
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = classification_loss(model(images), labels, config.loss)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if config.grad_clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip_norm)
-    optimizer.step()
-    return loss.detach()

@@ -1,24 +1,60 @@
 """The optimisers of the paper: Adam with decoupled decay at pre-training, SGD with momentum at transfer."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
-Name = Literal["adamw", "sgd"]
+from vit.training.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, name: Name, *, weight_decay: float) -> Optimizer:
-    """AdamW (0.9, 0.999, 1e-8; decay lr·wd·param on every parameter, as flax.optim did) or SGD (0.9).
+def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """AdamW (decay lr·wd·param, as flax.optim did), Adam or SGD over the parameters that want gradients.
 
-    The learning rate is set at every step by the loop. Fused kernels where the device has them.
-    Raises ValueError if SGD is asked to decay: the paper's transfer has none (Table 4).
+    The learning rate is 0 until `set_rate` is called, at every step. One fused kernel where the device has it.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if name == "adamw":
-        fused = all(parameter.is_cuda for parameter in parameters) or not torch.cuda.is_available()
-        return AdamW(parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused)
-    if weight_decay:
-        raise ValueError(f"weight_decay {weight_decay} with sgd: the paper transfers without; set it to 0")
-    return SGD(parameters, lr=0.0, momentum=0.9)
+    groups = _groups(model, config)
+    if config.optimizer == "sgd":
+        # On a CPU the fused kernel rounds in another order and saves nothing that shows.
+        fused = _fused(model) if torch.cuda.is_available() else {}
+        return SGD(groups, lr=0.0, momentum=config.momentum, **fused)
+    kind = AdamW if config.optimizer == "adamw" else Adam
+    return kind(groups, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **_fused(model))
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Everything decays, or what multiplies something: tensors of two dimensions or more that are no tokens."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if config.decay_on == "all" or not config.weight_decay:
+        return [{"params": [parameter for _, parameter in named]}]
+    decaying = [parameter for name, parameter in named if _multiplies(name, parameter)]
+    resting = [parameter for name, parameter in named if not _multiplies(name, parameter)]
+    return [{"params": decaying}, {"params": resting, "weight_decay": 0.0}]
+
+
+def _multiplies(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a kernel in flax: no bias, no scale of a norm, no token, no table of positions."""
+    tokens = (
+        "cls_token",
+        "mask_token",
+        "pos_embed",
+        "pos_embed_x",
+        "pos_embed_y",
+        "pos_embed_cls",
+        "relative",
+        "latent",
+    )
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in tokens
+
+
+def _fused(model: nn.Module) -> dict[str, bool]:
+    """One kernel for all parameters, if they are where torch has one: a GPU or the CPU."""
+    devices = {parameter.device.type for parameter in model.parameters()}
+    return {"fused": True} if devices <= {"cuda"} or (devices <= {"cpu"} and not torch.cuda.is_available()) else {}

@@ -12,8 +12,9 @@ from PIL import Image
 from skimage import data as photos
 
 from tests.recipes import augmentation
-from vit.data.augment import draws, evaluation_view, inception_crop, training_view
+from vit.data.augment import draws, inception_crop, training_view
 from vit.data.shards import encode_png
+from vit.data.views import evaluation_view
 from vit.typing import Floats, Pixels
 
 PHOTO: Pixels = np.ascontiguousarray(photos.astronaut()[:300:2, ::2])  # 256 x 150

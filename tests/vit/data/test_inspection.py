@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from tests.vit.data.pictures import encoded, pixels
-from vit.data.inspection import SHEET_CLASSES, Corpus, describe, sheet
+from vit.data.inspection import SHEET_CLASSES, Corpus, describe, sheet, sheet_of
 from vit.data.record import Record, Source
 from vit.data.shards import Shards
+from vit.data.store import LocalStore
 from vit.data.writing import write_source
 
 
@@ -67,6 +68,7 @@ def test_the_sheet_has_a_row_for_each_of_a_dozen_classes(tmp_path: Path) -> None
     few = corpus(tmp_path / "few", [(n, n % 2, "train", 40) for n in range(10)], num_classes=2)
     many = corpus(tmp_path / "many", [(n, n, "train", 8) for n in range(40)], num_classes=40)
     small, large = sheet(few), sheet(many)
+    assert encoded(sheet_of(tmp_path / "few", lambda place: LocalStore(Path(place)))) == encoded(small)
     assert large.height > SHEET_CLASSES / 3 * small.height / 2 and small.width == large.width
     assert encoded(small) == encoded(sheet(few)) and len(set(np.asarray(small).ravel().tolist())) > 50
 

@@ -73,7 +73,7 @@ def test_a_pickled_reader_still_reads(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("examples", "sentence"),
     [
-        ([example(0), example(0)], "appear more than once, first image-0"),
+        ([example(0), example(0)], "key image-0 appears more than once"),
         ([example(0, key="a.b")], "'a.b' must not contain dots"),
         ([example(0, key="a/b")], "'a/b' must not contain dots or slashes"),
         ([example(0, label=2)], "label 2, but there are 2 class names"),

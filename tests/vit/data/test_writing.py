@@ -13,7 +13,7 @@ import pytest
 from tests.vit.data.pictures import pack, pixels, png, webp
 from vit.data.checking import CHUNK, shard_key
 from vit.data.pictures import encode_png
-from vit.data.record import Record, Source, with_val
+from vit.data.record import Record, Source
 from vit.data.shards import BadShard, Shards
 from vit.data.sources.webdataset import webdataset
 from vit.data.writing import Map, refer, serial, threads, write_source
@@ -141,12 +141,18 @@ def test_an_image_that_changes_between_the_passes_stops_the_writer(tmp_path: Pat
         write_source(tmp_path, source, name="toy", max_reject_share=0, val_fraction=0.5)
 
 
-def test_sources_without_val_are_cut_and_those_with_it_are_not() -> None:
+def test_sources_without_val_are_cut_and_those_with_it_are_not(tmp_path: Path) -> None:
     def splits(*names: str) -> list[str]:
-        records = [Record(key=str(n), split=name, labels=(0,), read=bytes, ext="") for n, name in enumerate(names)]
-        return [r.split for r in with_val(Source(name="", family="", class_names=("a",), records=records)).records]
+        records = [
+            Record(key=str(n), split=name, labels=(0,), read=functools.partial(png, n), ext="png")
+            for n, name in enumerate(names)
+        ]
+        source = Source(name="toy", family="user", class_names=("a",), records=records)
+        write_source(tmp_path, source, name="toy", max_reject_share=0, val_fraction=0.5, needs_val=True)
+        return Shards(tmp_path).table["split"].to_pylist()
 
-    assert splits("train", "test", "train") == ["", "test", ""]
+    assert sorted(splits("train", "test", "train")) == ["test", "train", "val"]
+    assert splits("train", "test", "train")[1] == "test"
     assert splits("train", "val", "test") == ["train", "val", "test"]
 
 
@@ -155,7 +161,8 @@ def test_shards_of_others_are_referred_to_where_they_lie(tmp_path: Path) -> None
         samples = [(f"s{n:07d}.cls", str(n % 2).encode(), f"s{n:07d}.webp", webp(n)) for n in range(start, start + 5)]
         pack(tmp_path / "theirs" / shard, {name: data for a, b, c, d in samples for name, data in ((a, b), (c, d))})
     place = tmp_path / "theirs"
-    report = refer(tmp_path / "ours", with_val(webdataset(place)), str(place), max_reject_share=0, val_fraction=0.3)
+    rules = {"max_reject_share": 0, "val_fraction": 0.3, "needs_val": True}
+    report = refer(tmp_path / "ours", webdataset(place), str(place), **rules)
     assert report.splits == {"train": 6, "val": 4}
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [
         *("index.parquet", "manifest.json", "rejects.parquet"),

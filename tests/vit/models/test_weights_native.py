@@ -213,6 +213,7 @@ def broken(path: Path, **changes: Any) -> None:
     """A native file whose description has other values."""
     checkpoint = filled(toy(), 3)
     description = {"version": 1, "config": dataclasses.asdict(checkpoint.config), "num_classes": 3, "class_names": []}
+    description["evaluation"] = "centre"
     save_file(checkpoint.state, path, metadata={"vitflow": json.dumps(description | changes)})
 
 
@@ -223,6 +224,7 @@ def broken(path: Path, **changes: Any) -> None:
         ({"version": 2}, "version 2, this program knows 1; update it"),
         ({"config": {"family": "mlp"}}, "no possible network .*family"),
         ({"config": None}, "description is broken"),
+        ({"evaluation": "oval"}, "its evaluation is 'oval', which is none of square, centre"),
         ({"num_classes": "many"}, "description is broken"),
         ({"num_classes": -1}, "-1 classes"),
         ({"num_classes": 4}, r"2 mis-shaped: head.weight is \[3, 16\], not \[4, 16\], head.bias is \[3\]"),
@@ -237,7 +239,7 @@ def broken(path: Path, **changes: Any) -> None:
 def test_a_broken_description_is_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     broken(path := tmp_path / "a.safetensors", **changes)
     if not sentence:
-        assert native.read(path).num_classes == 3
+        assert (native.read(path).num_classes, native.read(path).evaluation) == (3, "centre")
         return
     for door in (vit.models.load, native.read):
         with pytest.raises(BadCheckpoint, match=sentence) as caught:

@@ -8,31 +8,19 @@ import pytest
 import torch
 
 from tests.networks import tiny_vit
-from tests.recipes import augmentation
+from tests.recipes import augmentation, training
 from vit.data.mixing import MixConfig
 from vit.data.shards import Shards, png_example, write
 from vit.models.vit import ViT
-from vit.training.fit import FitConfig, accuracy, fit
-from vit.training.loop import TrainConfig
+from vit.training.checkpoint import Checkpoints
+from vit.training.fit import FitConfig, fit
+from vit.training.scoring import score
 
 TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=1, mlp_dim=32)
 CONFIG = FitConfig(
     resolution=8,
     augment=augmentation(crop_area=0.5, flip=True, mix=MixConfig(mixup=0.3, cutmix=0.3, erasing=0.2)),
-    train=TrainConfig(
-        seed=1,
-        steps=6,
-        batch_size=8,
-        optimizer="adamw",
-        loss="softmax",
-        learning_rate=0.01,
-        decay="linear",
-        warmup_steps=1,
-        weight_decay=0.1,
-        grad_clip_norm=1.0,
-        log_every=2,
-        save_every=4,
-    ),
+    train=training(seed=1, steps=6, warmup_steps=1, log_every=2, save_every=4),
 )
 
 
@@ -51,8 +39,7 @@ def sit(shards: Shards, config: FitConfig, checkpoints: Path) -> tuple[torch.nn.
         ViT(TINY, 3),
         shards,
         config,
-        checkpoints=checkpoints,
-        fingerprint="f",
+        checkpoints=Checkpoints(directory=checkpoints, fingerprint="f"),
         report=lambda step, metrics: seen.setdefault(step, {}).update(metrics),
     )
     return model, seen
@@ -64,7 +51,7 @@ def test_reports_the_share_of_time_spent_waiting_for_data(shards: Shards, tmp_pa
     for metrics in seen.values():
         assert 0 <= metrics["data_wait_fraction"] <= 1
         assert np.isfinite(metrics["train/loss"])
-    assert 0 <= accuracy(model, shards, resolution=8, view="centre") <= 1
+    assert 0 <= score(model, shards, resolution=8, view="centre")["top1"] <= 1
 
 
 def test_a_second_sitting_goes_on(shards: Shards, tmp_path: Path) -> None:

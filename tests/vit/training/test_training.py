@@ -12,30 +12,17 @@ import torch
 from torch import Tensor
 
 from tests.networks import tiny_vit
+from tests.recipes import training
 from vit.data.order import batch_ids
 from vit.models.vit import ViT
 from vit.training import checkpoint
-from vit.training.checkpoint import State
-from vit.training.loop import TrainConfig, train
+from vit.training.checkpoint import Checkpoints, State
+from vit.training.config import TrainConfig
+from vit.training.loop import train
 from vit.training.loss import classification_loss
-from vit.training.optimizer import make_optimizer
-from vit.training.schedule import learning_rate
 
 TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=2, mlp_dim=32, representation=True, dropout=0.1)
-CONFIG = TrainConfig(
-    seed=3,
-    steps=8,
-    batch_size=8,
-    optimizer="adamw",
-    loss="sigmoid",
-    learning_rate=0.01,
-    decay="linear",
-    warmup_steps=2,
-    weight_decay=0.1,
-    grad_clip_norm=1.0,
-    log_every=1,
-    save_every=3,
-)
+CONFIG = training(loss="sigmoid")
 IMAGES = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 4
 
@@ -100,44 +87,18 @@ def test_loss_that_is_not_finite_stops_with_a_sentence() -> None:
         train(ViT(TINY, 4), poisoned, CONFIG, state=None, log=lambda *_: None, save=lambda _: None)
 
 
-def test_schedules() -> None:
-    linear = [learning_rate(s, peak=1.0, decay="linear", warmup_steps=10, steps=110) for s in range(110)]
-    assert linear[0] == pytest.approx(0.1) and linear[9] == pytest.approx(1.0)
-    assert linear[60] == pytest.approx(0.5, abs=1e-5) and linear[-1] == pytest.approx(0.01, rel=1e-2)
-    cosine = [learning_rate(s, peak=2.0, decay="cosine", warmup_steps=0, steps=100) for s in range(101)]
-    assert cosine[0] == 2.0 and cosine[50] == pytest.approx(1.0) and cosine[100] == pytest.approx(0.0, abs=1e-12)
-
-
-def test_decay_is_decoupled_and_touches_every_parameter() -> None:
-    model = torch.nn.Linear(3, 2)
-    optimizer = make_optimizer(model, "adamw", weight_decay=0.1)
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.5
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for old, new in zip(before, model.parameters(), strict=True):
-        torch.testing.assert_close(new, old * (1 - 0.5 * 0.1))
-
-
-def test_sgd_refuses_weight_decay() -> None:
-    with pytest.raises(ValueError, match=r"weight_decay 0\.1 with sgd"):
-        make_optimizer(torch.nn.Linear(1, 1), "sgd", weight_decay=0.1)
-
-
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, list[State]]:
     states = [State(step=step, tensors={"model.w": torch.full((4,), float(step))}) for step in (1, 2, 3)]
     for state in states:
-        checkpoint.save(tmp_path, state, fingerprint="f", keep=2)
+        checkpoint.save(Checkpoints(directory=tmp_path, fingerprint="f"), state)
     return tmp_path, states
 
 
 def test_checkpoint_keeps_the_newest_and_reads_back(saved: tuple[Path, list[State]]) -> None:
     directory, states = saved
     assert sorted(path.name for path in directory.iterdir()) == ["step-00000002", "step-00000003"]
-    newest = checkpoint.load_newest(directory, fingerprint="f")
+    newest = checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
     assert newest is not None and checkpoint.is_equal(newest, states[-1])
 
 
@@ -159,7 +120,7 @@ def test_broken_checkpoint_falls_back_with_a_warning(
         (newest / checkpoint.MANIFEST).unlink()
     else:
         (newest / checkpoint.MANIFEST).write_text("{")
-    found = checkpoint.load_newest(directory, fingerprint="f")
+    found = checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
     assert found is not None and checkpoint.is_equal(found, states[1])
     assert len(caplog.records) == 1 and "step-00000003" in caplog.text
 
@@ -169,7 +130,7 @@ def test_only_broken_checkpoints_stop_instead_of_starting_afresh(saved: tuple[Pa
     for path in directory.iterdir():
         (path / checkpoint.MANIFEST).unlink()
     with pytest.raises(checkpoint.NoValidCheckpoint, match="all 2 checkpoints"):
-        checkpoint.load_newest(directory, fingerprint="f")
+        checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
 
 
 def test_checkpoint_of_another_run_is_refused(saved: tuple[Path, list[State]]) -> None:
@@ -182,19 +143,19 @@ def test_half_written_checkpoint_is_never_seen(saved: tuple[Path, list[State]]) 
     half = directory / ".step-00000004.writing-1"
     half.mkdir()
     (half / checkpoint.STATE).write_bytes(b"half")
-    newest = checkpoint.load_newest(directory, fingerprint="f")
+    newest = checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
     assert newest is not None and newest.step == 3
-    checkpoint.save(directory, dataclasses.replace(states[0], step=5), fingerprint="f")
+    checkpoint.save(Checkpoints(directory=directory, fingerprint="f"), dataclasses.replace(states[0], step=5))
     assert not half.exists()
 
 
 def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "none", fingerprint="f") is None
+    assert checkpoint.load_newest(Checkpoints(directory=tmp_path / "none", fingerprint="f")) is None
 
 
 def test_optimiser_state_survives_a_checkpoint(tmp_path: Path) -> None:
     *_, states = sit()
-    checkpoint.save(tmp_path, states[-1], fingerprint="f")
+    checkpoint.save(Checkpoints(directory=tmp_path, fingerprint="f"), states[-1])
     loaded = checkpoint.load(tmp_path / checkpoint.name(8), fingerprint="f")
     assert checkpoint.is_equal(loaded, states[-1])
     assert any("exp_avg_sq" in name for name in loaded.tensors)

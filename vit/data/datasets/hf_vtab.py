@@ -4,14 +4,15 @@
     SPLIT/nshards.txt           their number
     classnames.txt              for zero-shot use
 
-Only train and test were exported, train being the train part of a task (45,000 of CIFAR-100), so there is no val200
-and no list of the thousand. The dSprites tasks were exported with all 32 positions and 40 orientations instead of 16
-classes, which is put right here. There is no sun397: `wds_sun397` is another data set, without VTAB's split. Scores
-on this data are of the family `hf`.
+Only train and test were exported, train being the train part of a task (45,000 of CIFAR-100), so the published
+thousand is not among them: here train800 and val200 are the first 1,000 of train in the MD5 order of the keys. The
+dSprites tasks were exported with all 32 positions and 40 orientations instead of 16 classes, which is put right here.
+There is no sun397: `wds_sun397` is another data set, without VTAB's split. Scores on this data are of the family `hf`.
 
 Not verified here, for lack of the data: the content of the shards (the code that wrote them was read).
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,8 +21,9 @@ import numpy as np
 from vit.data.datasets.archives import BadArchive, Member, members, plain
 from vit.data.datasets.vtab import dsprites
 from vit.data.datasets.vtab.dataset import lines
-from vit.data.datasets.vtab.tasks import PARTS, Task, named
+from vit.data.datasets.vtab.tasks import PARTS, TASKS, Task, named
 from vit.data.record import Record, Source
+from vit.data.split import rank_order
 
 NAMES = {  # on the hub, after wds_vtab-
     "caltech101": "caltech101",
@@ -44,14 +46,15 @@ NAMES = {  # on the hub, after wds_vtab-
     "smallnorb_ele": "smallnorb_label_elevation",
 }
 FACTORS = {"dsprites_loc": dsprites.X, "dsprites_ori": dsprites.ORIENTATION}
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # as exported
+THOUSAND = {"train800": slice(0, 800), "val200": slice(800, 1000)}  # of train
 
 
 def hf_vtab(directory: Path, task: str, *, splits: Sequence[str] = ()) -> Source:
     """A task from `directory/wds_vtab-NAME` (or `directory` itself), with the splits that are there or asked for.
 
-    Keys are `train/s0000000`. Raises ValueError if the task is not on the hub, a shard is missing or damaged, or
-    numbers or labels are not those of VTAB.
+    Splits are those of SPLITS and THOUSAND. Keys are `train/s0000000`. Raises ValueError if the task is not on the hub,
+    a shard is missing or damaged, or numbers or labels are not those of VTAB.
     """
     chosen = named(task)
     if chosen.name not in NAMES:
@@ -59,18 +62,18 @@ def hf_vtab(directory: Path, task: str, *, splits: Sequence[str] = ()) -> Source
             f"the hub has no VTAB version of {chosen.name} (wds_sun397 is the whole data set, without VTAB's split): "
             "take it from the original archives"
         )
-    if unknown := [split for split in splits if split not in SPLITS]:
+    if unknown := [split for split in splits if split not in (*SPLITS, *THOUSAND)]:
         raise ValueError(
-            f"the webdataset version of {chosen.name} has no split {unknown[0]!r}, only train (all of it) and test: "
-            "VTAB-1k needs the original archives or NOAH's folders"
+            f"the webdataset version of {chosen.name} has no split {unknown[0]!r}, only train (all of it), test, and "
+            "of our own choice train800 and val200: the published thousand is in the archives and in NOAH's folders"
         )
     place = _place(directory, chosen)
-    present = [split for split in SPLITS if (place / split).is_dir()]
-    records: list[Record] = []
-    for split in splits or present:
-        found = list(_split(chosen, place, split))
-        _check(chosen, split, found, place)
-        records += found
+    splits = splits or [split for split in SPLITS if (place / split).is_dir()]
+    parts: dict[str, list[Record]] = {}
+    for part in dict.fromkeys("train" if split in THOUSAND else split for split in splits):
+        parts[part] = list(_split(chosen, place, part))
+        _check(chosen, part, parts[part], place)
+    records = [record for split in splits for record in _records(parts, split)]
     names = _class_names(place)
     matching = len(names) == chosen.num_classes
     return Source(
@@ -82,16 +85,40 @@ def hf_vtab(directory: Path, task: str, *, splits: Sequence[str] = ()) -> Source
     )
 
 
+def tasks(directory: Path) -> list[str]:
+    """The tasks that `directory` has a folder of, in the order of the benchmark."""
+    return [name for name in TASKS if name in NAMES and _found(directory, TASKS[name]) is not None]
+
+
+def _records(parts: dict[str, list[Record]], split: str) -> Iterator[Record]:
+    if split not in THOUSAND:
+        yield from parts[split]
+        return
+    train = parts["train"]
+    rows: list[int] = rank_order("train", [record.key for record in train])[THOUSAND[split]].tolist()
+    for row in rows:
+        yield dataclasses.replace(train[row], split=split)
+
+
 def _place(directory: Path, task: Task) -> Path:
     name = NAMES[task.name]
-    places = [directory / prefix for prefix in (f"wds_vtab-{name}", f"vtab-{name}", name, task.name)]
-    for place in [*places, directory]:
-        if any((place / split / "nshards.txt").is_file() for split in SPLITS):
-            return place
+    place = _found(directory, task) or directory
+    if _has_shards(place):
+        return place
     raise ValueError(
-        f"{places[0]} is missing, or has neither train/nshards.txt nor test/nshards.txt: get it from "
-        f"https://huggingface.co/datasets/clip-benchmark/wds_vtab-{name}"
+        f"{directory / f'wds_vtab-{name}'} is missing, or has neither train/nshards.txt nor test/nshards.txt: get it "
+        f"from https://huggingface.co/datasets/clip-benchmark/wds_vtab-{name}"
     )
+
+
+def _found(directory: Path, task: Task) -> Path | None:
+    name = NAMES[task.name]
+    places = (directory / folder for folder in (f"wds_vtab-{name}", f"vtab-{name}", name, task.name))
+    return next((place for place in places if _has_shards(place)), None)
+
+
+def _has_shards(place: Path) -> bool:
+    return any((place / split / "nshards.txt").is_file() for split in SPLITS)
 
 
 def _split(task: Task, place: Path, split: str) -> Iterator[Record]:

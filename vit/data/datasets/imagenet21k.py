@@ -12,7 +12,7 @@ pass unpacks it; `gunzip` it first (the .tar is accepted, too) to read it at any
 import dataclasses
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -89,6 +89,7 @@ def _imagenet21k(name: str, directory: Path, splits: Sequence[str], options: _Op
         class_names=wnids,
         records=_records(place, wnids, options, wanted),
         multi_label=options.merge,
+        listed=options.class_list is not None,
         keep_order=is_gzipped(place),
         where=str(place),
     )
@@ -113,12 +114,11 @@ def _classes(place: Path) -> tuple[str, ...]:
 
 def _records(place: Path, wnids: Sequence[str], options: _Options, wanted: Sequence[str]) -> Iterator[Record]:
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    records = _all(place, labels)
-    if options.merge:
-        records = _merged(records, _all(place, labels))
+    merged = _merger(_all(place, labels)) if options.merge else iter
+    records = merged(_all(place, labels))
     if options.num_val:
-        records = _with_val(list(records), options.num_val)
-    return (record for record in records if record.split in wanted)
+        records = _with_val(records, merged(_all(place, labels)), options.num_val)
+    yield from (record for record in records if record.split in wanted)
 
 
 def _all(place: Path, labels: dict[str, int]) -> Iterator[Record]:
@@ -131,8 +131,8 @@ def _all(place: Path, labels: dict[str, int]) -> Iterator[Record]:
         yield Record(key=key, split="train", labels=(labels[wnid],), read=image.read, ext="jpeg")
 
 
-def _merged(records: Iterator[Record], again: Iterator[Record]) -> Iterator[Record]:
-    """One record for each content, with the labels of all that have it; reads every image of `records`."""
+def _merger(records: Iterator[Record]) -> Callable[[Iterator[Record]], Iterator[Record]]:
+    """What makes of the same records one for each content, with all its labels; reads every image of `records`."""
     digests, labels = bytearray(), array("i")
     for record in records:
         digests += hashlib.sha256(record.read()).digest()[:DIGEST]
@@ -140,9 +140,13 @@ def _merged(records: Iterator[Record], again: Iterator[Record]) -> Iterator[Reco
     groups = list(_repeated(np.frombuffer(digests, dtype=">u8").reshape(-1, 2)))
     label_sets = {rows[0]: tuple(sorted({labels[row] for row in rows})) for rows in groups}
     repeats = {row for rows in groups for row in rows[1:]}
-    for row, record in enumerate(again):
-        if row not in repeats:
-            yield dataclasses.replace(record, labels=label_sets.get(row, record.labels))
+
+    def merged(again: Iterator[Record]) -> Iterator[Record]:
+        for row, record in enumerate(again):
+            if row not in repeats:
+                yield dataclasses.replace(record, labels=label_sets.get(row, record.labels))
+
+    return merged
 
 
 def _repeated(digests: Ints) -> Iterator[list[int]]:
@@ -154,9 +158,10 @@ def _repeated(digests: Ints) -> Iterator[list[int]]:
         yield order[start : end + 1].tolist()
 
 
-def _with_val(records: Sequence[Record], num_val: int) -> Iterator[Record]:
-    if num_val >= len(records):
-        raise ValueError(f"num_val is {num_val}, but there are {len(records)} images")
-    val = set(rank_order("full", [record.key for record in records])[:num_val].tolist())
+def _with_val(records: Iterator[Record], again: Iterator[Record], num_val: int) -> Iterator[Record]:
+    order = rank_order("full", (record.key for record in again))
+    if num_val >= len(order):
+        raise ValueError(f"num_val is {num_val}, but there are {len(order)} images")
+    val = set(order[:num_val].tolist())
     for row, record in enumerate(records):
         yield dataclasses.replace(record, split="val") if row in val else record

@@ -152,7 +152,7 @@ def _read(store: Store, shard: str, member: tars.Member) -> bytes:
 
 
 def _class_names(store: Store) -> tuple[str, ...]:
-    if store.names(MANIFEST):
+    if MANIFEST in store.names(MANIFEST):  # and not one of a folder below
         return tuple(read_manifest(store)["class_names"])
     names = set(store.names(".txt"))
     return next((read_class_names(store, name) for name in CLASS_FILES if name in names), ())

@@ -113,7 +113,8 @@ def _parsed(path: Path, settings: dict[str, Any], resolution: int | None) -> tup
             told = native.told(contents.metadata) if is_described else None
             fields = told.fields if told else {}
             found: Checkpoint = module.parse(contents.tensors, **fields | settings)
-            found = dataclasses.replace(found, class_names=told.class_names) if told else found
+            if told:
+                found = dataclasses.replace(found, class_names=told.class_names, evaluation=told.evaluation)
             return _noted(found, contents), "official"
     if any(name.endswith(HUGGING_FACE) for name in contents.tensors):
         if huggingface.claims(path.parent):

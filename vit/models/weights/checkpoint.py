@@ -8,12 +8,13 @@ import difflib
 import re
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vit.data.views import View
 from vit.models.build import Method, Model, ModelConfig, at_resolution, build, config_from_dict, resized
 from vit.models.resnet import ResNetConfig
 from vit.models.vit import ViTConfig
@@ -39,7 +40,15 @@ class Checkpoint:
     state: dict[str, Tensor]  # names and shapes of build(config, num_classes).state_dict(); dtypes as in the file
     origin: str  # what the file is, in words
     class_names: tuple[str, ...] = ()
+    evaluation: View = "square"  # how an image is made into input where nothing is random (vit.data.augment)
     notes: tuple[str, ...] = ()  # what a reader should know: an assumption made, a head of zeros, …
+
+
+def view(value: Any) -> View:
+    """The value, if it names a way to show images; raises BadCheckpoint."""
+    if value not in get_args(View):
+        raise BadCheckpoint(f"its evaluation is {value!r}, which is none of {', '.join(get_args(View))}; update this")
+    return value
 
 
 def checked(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,7 +1,7 @@
 """Our own format: one safetensors file whose metadata describes the network, so that the file alone rebuilds it.
 
-The metadata has one entry, "vitflow": JSON of the format's version, the config, class names, and how pixels in [0, 1]
-are scaled. Written atomically; the same network gives the same bytes.
+The metadata has one entry, "vitflow": JSON of the format's version, the config, class names, how images are cut and
+resized at evaluation, and how pixels in [0, 1] are scaled. Written atomically; the same network gives the same bytes.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
+from vit.data.views import View
 from vit.models.build import Model, ModelConfig
 from vit.models.vit import ViTConfig
 from vit.models.weights import files
@@ -22,6 +23,7 @@ from vit.models.weights.checkpoint import (
     checked,
     describe,
     instantiate,
+    view,
     with_new_head,
     zero_head_notes,
 )
@@ -33,8 +35,8 @@ VERSION = 1
 IMAGE_MEAN = IMAGE_STD = (0.5, 0.5, 0.5)  # pixels in [0, 1] become [-1, 1]
 
 
-def save(path: Path, model: Model, *, class_names: Sequence[str] = ()) -> None:
-    """Write a network and what it is, whole or not at all.
+def save(path: Path, model: Model, *, class_names: Sequence[str] = (), evaluation: View = "square") -> None:
+    """Write a network, what it is and how it was shown images, whole or not at all.
 
     Raises BadCheckpoint if there are class names, but not one per class.
     """
@@ -45,6 +47,7 @@ def save(path: Path, model: Model, *, class_names: Sequence[str] = ()) -> None:
         state=state,
         origin="a network in memory",
         class_names=tuple(class_names),
+        evaluation=evaluation,
     )
     write(path, checkpoint)
 
@@ -63,6 +66,7 @@ def description(checkpoint: Checkpoint) -> str:
             "config": dataclasses.asdict(checkpoint.config),
             "num_classes": checkpoint.num_classes,
             "class_names": list(checkpoint.class_names),
+            "evaluation": checkpoint.evaluation,
             "image_mean": list(IMAGE_MEAN),
             "image_std": list(IMAGE_STD),
         }
@@ -95,15 +99,16 @@ class Told(NamedTuple):
 
     fields: dict[str, Any]  # of the config, a hybrid's stem's among them
     class_names: tuple[str, ...]
+    evaluation: View
 
 
 def told(metadata: Mapping[str, str]) -> Told:
     """What a description beside another format's tensors adds to them. Raises BadCheckpoint if it is broken."""
-    config, _, class_names = _described(metadata, {})
+    config, _, class_names, evaluation = _described(metadata, {})
     resnet = config.stem if isinstance(config, ViTConfig) else config
     fields = {name: getattr(config, name) for name in UNTOLD_VIT if isinstance(config, ViTConfig)}
     fields |= {name: getattr(resnet, name) for name in UNTOLD_RESNET if resnet is not None}
-    return Told(fields | {"resolution": config.resolution}, class_names)
+    return Told(fields | {"resolution": config.resolution}, class_names, evaluation)
 
 
 def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], **settings: Any) -> Checkpoint:
@@ -111,13 +116,14 @@ def parse(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], **settings
 
     Raises BadCheckpoint if the description is broken.
     """
-    config, num_classes, class_names = _described(metadata, settings)
+    config, num_classes, class_names, evaluation = _described(metadata, settings)
     return Checkpoint(
         config=config,
         num_classes=num_classes,
         state=dict(tensors),
         origin="native: a network with its description",
         class_names=class_names,
+        evaluation=evaluation,
         notes=zero_head_notes(tensors),
     )
 
@@ -134,16 +140,19 @@ def transfer(path: Path, *, resolution: int, num_classes: int, dropout: float) -
     return instantiate(dataclasses.replace(checkpoint, config=config))
 
 
-def _described(metadata: Mapping[str, str], settings: Mapping[str, Any]) -> tuple[ModelConfig, int, tuple[str, ...]]:
-    """Config, number of classes and class names of a description."""
+def _described(
+    metadata: Mapping[str, str], settings: Mapping[str, Any]
+) -> tuple[ModelConfig, int, tuple[str, ...], View]:
+    """Config, number of classes, class names and way of showing images of a description."""
     try:
         values = cast(dict[str, Any], json.loads(metadata[ENTRY]))
         if values["version"] != VERSION:
             raise BadCheckpoint(f"its format has version {values['version']}, this program knows {VERSION}; update it")
         config, num_classes = describe(values["config"], settings), int(values["num_classes"])
         class_names = tuple(str(name) for name in values["class_names"])
+        evaluation = view(values["evaluation"])
     except BadCheckpoint:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadCheckpoint(f"its description is broken ({type(error).__name__}: {error}); write it again") from error
-    return config, num_classes, class_names
+    return config, num_classes, class_names, evaluation

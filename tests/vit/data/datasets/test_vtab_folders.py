@@ -14,6 +14,7 @@ from vit.data.datasets.hf_vtab import hf_vtab
 from vit.data.datasets.noah import noah
 from vit.data.datasets.vtab.tasks import TASKS
 from vit.data.shards import Shards
+from vit.data.split import rank_key
 from vit.data.writing import write_source
 
 Shrink = Callable[..., None]
@@ -137,6 +138,17 @@ def test_shards_of_the_hub_are_read_in_the_order_of_their_numbers(tmp_path: Path
     assert {record.split for record in only.records} == {"test"}
 
 
+def test_a_thousand_of_the_hubs_train_part_is_chosen_by_md5(tmp_path: Path, shrink: Shrink) -> None:
+    shrink("dtd", 1100, 5, 3)
+    write(tmp_path, shards("wds_vtab-dtd", {"train": 1100, "test": 3}, lambda n: n % 47, per_shard=400))
+    source = hf_vtab(tmp_path, "dtd", splits=["train800", "val200", "test"])
+    keys = {split: [r.key for r in source.records if r.split == split] for split in ("train800", "val200", "test")}
+    assert {split: len(found) for split, found in keys.items()} == {"train800": 800, "val200": 200, "test": 3}
+    expected = sorted((f"train/s{n:07d}" for n in range(1100)), key=lambda key: rank_key("train", key))
+    assert keys["train800"] + keys["val200"] == expected[:1000]
+    assert all(record.labels == (int(record.key[-7:]) % 47,) for record in source.records)
+
+
 @pytest.mark.parametrize(("task", "values", "width"), [("dsprites_loc", 32, 2), ("dsprites_ori", 40, 2.5)])
 def test_sprites_of_the_hub_have_all_their_values_until_they_are_binned(
     tmp_path: Path, shrink: Shrink, task: str, values: int, width: float
@@ -153,11 +165,11 @@ def test_sprites_of_the_hub_have_all_their_values_until_they_are_binned(
         hf_vtab(tmp_path, task)
 
 
-def test_the_hub_has_no_thousand_and_no_sun397(tmp_path: Path) -> None:
+def test_the_hub_has_no_published_thousand_and_no_sun397(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the hub has no VTAB version of sun397"):
         hf_vtab(tmp_path, "sun397")
-    with pytest.raises(ValueError, match="no split 'train800', only train"):
-        hf_vtab(tmp_path, "dtd", splits=["train800"])
+    with pytest.raises(ValueError, match="no split 'val', only train"):
+        hf_vtab(tmp_path, "dtd", splits=["val"])
     with pytest.raises(
         ValueError, match=r"get it from https://huggingface.co/datasets/clip-benchmark/wds_vtab-flowers"
     ):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.vit.data.pictures import jpeg, pack, pixels, png, webp
 from vit.data.checking import check_as_found, serial
-from vit.data.shards import BadShard, Shards
+from vit.data.shards import BadShard, Shards, png_example, write
 from vit.data.sources.webdataset import webdataset
 from vit.data.store import LocalStore
 from vit.data.writing import write_source
@@ -146,3 +146,9 @@ def test_the_labels_of_timm_are_numbers(tmp_path: Path) -> None:
     pack(tmp_path / "imagenet1k-validation-00.tar", {"n01_1.jpg": jpeg(0), "n01_1.cls": b"7", "n01_1.json": facts})
     (record,) = webdataset(tmp_path, class_names=[str(n) for n in range(1000)]).records
     assert (record.key, record.split, record.labels) == ("n01_1", "val", (7,))
+
+
+def test_shards_of_ours_in_a_folder_below_are_read_as_anyones(tmp_path: Path) -> None:
+    examples = [png_example(f"image-{n}", "train", n % 2, np.full((4, 4, 3), n, np.uint8)) for n in range(4)]
+    write(tmp_path / "below", examples, name="toy", class_names=["ant", "bee"])
+    assert [record.labels for record in webdataset(tmp_path).records] == [(0,), (1,), (0,), (1,)]

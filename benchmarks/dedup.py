@@ -1,0 +1,52 @@
+"""De-duplication beside pdqhash, imagehash and imagededup, how well and how fast: `make bench-dedup`.
+
+Pictures that come with scikit-image, scikit-learn and matplotlib are cut into tiles; every other tile is a training
+image, and the test set is 29 edited copies of each (vit.dedup.edits) among all the other tiles, so that most negative
+pairs are neighbours in one picture. A fundus photograph (skimage.data.retina) is among them. Thresholds were fixed on
+seeds 0 and 1; grids, edits' strengths and places are drawn anew for every seed, and those shown here are others.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import dedup_quality, dedup_speed
+from vit.dedup.tiers import FAST, THOROUGH
+
+SEEDS = (2, 3, 4, 5)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print Markdown tables; `--json` also writes the counts."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dedup", description=__doc__)
+    parser.add_argument("--photos", type=Path, help="a folder of more pictures; they should show different things")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", choices=("quality", "speed", "memory"))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    written: dict[str, object] = {}
+    if options.only in (None, "quality"):
+        results = dedup_quality.measure((FAST, THOROUGH), options.seeds, options.photos)
+        print(dedup_quality.table(results), end="\n\n")
+        for quality in results[:2]:
+            print(f"{quality.method}: {dedup_quality.by_edit(quality)}", end="\n\n")
+            print(f"  false pairs in: {', '.join(quality.false_pictures) or 'none'}", end="\n\n")
+        written["recall"] = {quality.method: quality.recall() for quality in results}
+        written["false"] = {quality.method: quality.false for quality in results}
+    if options.only in (None, "speed"):
+        print("| what | against | times faster: median (middle half) |\n|---|---|---|")
+        speeds = dedup_speed.measure()
+        for speed in speeds:
+            print(f"| {speed.what} | {speed.against} | {speed.times} |")
+        written["times"] = {speed.what: speed.times.median for speed in speeds}
+    if options.only in (None, "memory"):
+        written["memory"] = dedup_speed.memory()
+        print(f"\nPeak memory in MB by number of training codes: {written['memory']}")
+    if options.json:
+        options.json.write_text(json.dumps(written, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,169 @@
+"""How fast one core goes through training images, as ratios of contenders that take turns in one process."""
+
+import dataclasses
+import io
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import faiss
+import numpy as np
+import pdqhash
+import torch
+from PIL import Image
+
+from benchmarks.dedup_pictures import pictures
+from benchmarks.timing import Ratio, in_turns, ratio
+from vit.dedup import prints
+from vit.dedup.codes import SIDE, base
+from vit.dedup.join import HammingIndex
+from vit.dedup.prints import Prints
+from vit.dedup.search import TestCodes, TestIndex
+from vit.dedup.tiers import FAST
+from vit.dedup.views import IDENTITY, MIRROR
+from vit.typing import Pixels
+
+WIDTH, HEIGHT, QUALITY = 500, 375, 92
+TESTS, CODES = 100_000, 800_000
+RADIUS = 31
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How many times faster than the contender."""
+
+    what: str
+    against: str
+    times: Ratio
+
+
+def measure() -> list[Speed]:
+    """All ratios; about three minutes on a quiet core."""
+    cast(Any, faiss).omp_set_num_threads(1)
+    return [_join(), *_whole()]
+
+
+def _join() -> Speed:
+    draw = np.random.Generator(np.random.PCG64(0))
+    stored, queries = _codes(draw, CODES), _codes(draw, 4096)
+    ours, theirs = HammingIndex(stored, radius=RADIUS), cast(Any, faiss).IndexBinaryFlat(256)
+    theirs.add(stored)
+    few = 256  # faiss takes seconds for what we do in a tenth of one: it gets fewer
+    seconds = in_turns(
+        {
+            "ours": lambda: (ours.within(queries, RADIUS), None)[1],
+            "faiss": lambda: (theirs.range_search(queries[:few], RADIUS + 1), None)[1],
+        },
+        rounds=ROUNDS,
+        repeats=1,
+        device=torch.device("cpu"),
+    )
+    per_query = [s / len(queries) for s in seconds["ours"]], [s / few for s in seconds["faiss"]]
+    times = ratio(per_query[1], per_query[0])
+    return Speed(what=f"join of {CODES:,} codes, radius {RADIUS}", against="faiss IndexBinaryFlat", times=times)
+
+
+def _whole() -> list[Speed]:
+    files, draw = jpegs(), np.random.Generator(np.random.PCG64(1))
+    tests = _tests()
+    flips = dataclasses.replace(FAST, test_flips=(IDENTITY, MIRROR))
+    parts = _codes(draw, TESTS * len(FAST.test_windows))
+    indexes = {
+        tier: TestIndex(tests, tier, TestCodes(_codes(draw, TESTS * len(tier.test_flips)), parts))
+        for tier in (FAST, flips)
+    }
+
+    def one_code() -> None:
+        base(prints.take(files, complete=False).thumbnails)
+
+    def fast(tier: Any) -> None:
+        indexes[tier].find(prints.take(files, complete=False), files.__getitem__)
+
+    steps = {
+        "pdq": lambda: _pillow_pdqhash(files),
+        "one": one_code,
+        "whole": lambda: fast(FAST),
+        "flips": lambda: fast(flips),
+    }
+    seconds = in_turns(steps, rounds=ROUNDS, repeats=1, device=torch.device("cpu"))
+    return [
+        Speed(what=what, against="Pillow + pdqhash, hashing alone", times=ratio(seconds["pdq"], seconds[step]))
+        for what, step in (
+            ("decode + one code", "one"),
+            (f"fast tier, {TESTS:,} test images x 8", "whole"),
+            (f"fast tier, {TESTS:,} test images x 2", "flips"),
+        )
+    ]
+
+
+def _pillow_pdqhash(files: Sequence[bytes]) -> None:
+    for data in files:
+        pdqhash.compute(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def jpegs(number: int = 150) -> list[bytes]:
+    """Photographs of 500 x 375, about as many bytes as ImageNet's."""
+    sources, files = [image for _, image in pictures(None) if min(image.size) >= HEIGHT], list[bytes]()
+    draw = np.random.Generator(np.random.PCG64(2))
+    while len(files) < number:
+        image = sources[len(files) % len(sources)]
+        share = float(draw.uniform(0.75, 1))
+        width = round(share * min(image.width, image.height * WIDTH / HEIGHT))
+        height = round(width * HEIGHT / WIDTH)
+        left, top = int(draw.integers(image.width - width + 1)), int(draw.integers(image.height - height + 1))
+        buffer = io.BytesIO()
+        cut = image.crop((left, top, left + width, top + height)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        cut.save(buffer, "JPEG", quality=QUALITY)
+        files.append(buffer.getvalue())
+    return files
+
+
+def memory() -> dict[str, int]:
+    """Peak megabytes of a worker with 100,000 test images after so many training images, each in its own process."""
+    result: dict[str, int] = {}
+    for train in (0, 10_000, 100_000, 1_000_000):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.dedup_speed", str(train)], capture_output=True, text=True, check=True
+        )
+        result[f"{train:,}"] = int(done.stdout)
+    return result
+
+
+def _worker(train: int) -> None:
+    """Hold an index of 100,000 test images, pass `train` codes by it and print the peak memory in MB."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    parts = _codes(draw, TESTS * len(FAST.test_windows))
+    index = TestIndex(_tests(), FAST, TestCodes(_codes(draw, TESTS * len(FAST.test_flips)), parts))
+    for start in range(0, train, 1000):
+        index.screen(_codes(draw, min(1000, train - start)))
+    files = jpegs(30)
+    index.find(prints.take(files, complete=False), files.__getitem__)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def _codes(draw: np.random.Generator, number: int) -> Pixels:
+    return draw.integers(0, 256, (number, 32), dtype=np.uint8)
+
+
+def _tests() -> Prints:
+    """As many test images as TESTS, whose thumbnails take no memory: they are all the same one."""
+    digests = _codes(np.random.Generator(np.random.PCG64(4)), TESTS)
+    return Prints(
+        rows=np.arange(TESTS),
+        sizes=np.tile(np.array([[WIDTH, HEIGHT]], dtype=np.int32), (TESTS, 1)),
+        byte_digests=digests,
+        pixel_digests=digests[::-1].copy(),
+        luma_digests=digests[:, ::-1].copy(),
+        thumbnails=np.broadcast_to(np.zeros((1, SIDE, SIDE), np.uint8), (TESTS, SIDE, SIDE)),
+        colours=np.broadcast_to(np.full((1, 16, 16, 2), 128, np.uint8), (TESTS, 16, 16, 2)),
+        is_complete=np.ones(TESTS, dtype=bool),
+        is_flat=np.zeros(TESTS, dtype=bool),
+        unreadable={},
+    )
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[1]))

@@ -1,0 +1,85 @@
+"""Trainings in processes of their own (sitting.py), as they would really run."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.checkout import ROOT
+from vit.data.shards import png_example, write
+
+SITTING = "tests.vit.training.sitting"
+ALONE = [sys.executable, "-m", SITTING]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", SITTING]
+
+
+class Sitting:
+    """A directory in which trainings sit down, one after the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (24, 9, 9, 3), dtype=np.uint8)
+        examples = [png_example(f"key-{i}", "train", i % 3, noise[i]) for i in range(24)]
+        write(directory / "toy", examples, name="toy", class_names=["a", "b", "c"])
+
+    @contextlib.contextmanager
+    def started(self, command: list[str], *, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Any]:
+        """A training in the background; killed at the end of the block, if need be."""
+        process = subprocess.Popen(
+            [*command, str(self.directory), json.dumps(changes)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def run(self, command: list[str], *, env: dict[str, str] | None = None, **changes: Any) -> tuple[str, str]:
+        """A training to its end: what it printed on both channels."""
+        with self.started(command, env=env, **changes) as process:
+            out, err = process.communicate(timeout=240)
+        assert (process.returncode == 0) is ("dies" not in changes), out + err
+        return out, err
+
+    def losses(self) -> dict[int, float]:
+        """By step; what a later sitting did again replaces what an earlier one had done."""
+        rows = [json.loads(line) for line in (self.directory / "losses.jsonl").read_text().splitlines()]
+        return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_file(self.directory / "model.st")
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in (self.directory / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture
+def sitting(tmp_path: Path) -> Callable[[str], Sitting]:
+    def make(name: str) -> Sitting:
+        (tmp_path / name).mkdir()
+        return Sitting(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Sitting:
+    """Twenty undisturbed steps in one process: what everything else must equal."""
+    undisturbed = Sitting(tmp_path_factory.mktemp("alone"))
+    undisturbed.run(ALONE)
+    assert len(undisturbed.losses()) == 20
+    return undisturbed

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Literal, TypeAlias
 
+from vit.training.precision import Precision
+
 Optimizer: TypeAlias = Literal["adamw", "adam", "sgd"]
 DecayOn: TypeAlias = Literal["all", "matrices"]
 Loss: TypeAlias = Literal["sigmoid", "softmax"]
 Decay: TypeAlias = Literal["linear", "cosine", "rsqrt"]
-Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 AT_LEAST_1 = ("steps", "batch_size", "timescale", "log_every", "save_every")
 AT_LEAST_0 = (

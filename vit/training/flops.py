@@ -6,7 +6,7 @@ from torch import nn
 from vit.models.build import Model
 from vit.models.counting import forward_macs
 from vit.models.masked import MaskedPatchPrediction
-from vit.training.config import Precision
+from vit.training.precision import Precision
 
 # Dense FLOP/s of the makers' datasheets, by a part of the device's name: with bfloat16 inputs, and with float32 ones
 # (no TF32: torch leaves that off). Longer names first.

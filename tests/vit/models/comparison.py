@@ -50,6 +50,13 @@ def run(model: nn.Module, images: Tensor, peer: str) -> list[Tensor]:
     return [*found, logits if isinstance(logits, Tensor) else logits.logits]
 
 
+def num_blocks(config: ViTConfig | ResNetConfig) -> int:
+    """How many there are to compare: encoder blocks and a ResNet's units."""
+    if isinstance(config, ResNetConfig):
+        return sum(config.layers)
+    return config.depth + (sum(config.stem.layers) if config.stem else 0)
+
+
 def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
     assert len(ours) == len(theirs) > 1
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):

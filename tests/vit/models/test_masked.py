@@ -160,6 +160,22 @@ def one_loss(prediction: Tensor, answer: Tensor, target: Target) -> Tensor:
     return F.cross_entropy(prediction.reshape(-1, 512), answer)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_under_autocast_the_loss_is_computed_in_float32(target: Target) -> None:
+    model, images, plan = task(target), images_in_range(), plan_for()
+    predicted: list[Tensor] = []
+    model.head.register_forward_hook(lambda _, __, output: predicted.append(output.detach()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(images, plan)
+    assert (predicted[0].dtype, loss.dtype) == (torch.bfloat16, torch.float32)
+    targets = patch_targets(images, BODY, target).gather(
+        1, plan.indices[..., None].expand(-1, -1, {"mean_colour": 1, "downsized": 16, "pixels": 192}[target])
+    )
+    pairs = zip(predicted[0].double().flatten(0, 1), targets.flatten(0, 1), strict=True)
+    expected = torch.stack([one_loss(prediction, answer, target) for prediction, answer in pairs]).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0.0)
+
+
 def test_every_parameter_is_trained_and_the_loss_falls() -> None:
     model, images, plan = task("mean_colour"), images_in_range(4), plan_for(batch_size=4)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -179,8 +195,10 @@ def test_it_starts_at_the_loss_of_chance() -> None:
     assert model(images_in_range(), plan_for()).item() == pytest.approx(np.log(512), rel=1e-5)
 
 
-def test_compiles_to_one_graph() -> None:
-    model, images, plan = task("downsized", depth=1), images_in_range(), plan_for()
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("target", TARGETS)
+def test_compiles_to_one_graph(target: Target, training: bool) -> None:
+    model, images, plan = task(target, depth=1).train(training), images_in_range(), plan_for()
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images, plan), model(images, plan))

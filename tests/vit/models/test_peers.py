@@ -17,7 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.vit.models.comparison import assert_same, images_for, randomised, run
+from tests.vit.models.comparison import assert_same, images_for, num_blocks, randomised, run
 from vit.models.variants import create
 from vit.models.weights import BadCheckpoint, convert, inspect, load, native
 
@@ -26,6 +26,8 @@ VITS = {  # timm's name, its arguments
     "Ti/16": ("vit_tiny_patch16_224", {"num_classes": 10}),
     "S/32": ("vit_small_patch32_224", {"num_classes": 10}),
     "S/16": ("vit_small_patch16_224", SMALL | {"img_size": 64}),
+    "S/8": ("vit_small_patch8_224", SMALL | {"img_size": 32}),
+    "B/8": ("vit_base_patch8_224", SMALL | {"depth": 1, "img_size": 32}),
     "B/32": ("vit_base_patch32_224", SMALL | {"img_size": 96}),
     "B/16": ("vit_base_patch16_384", SMALL | {"img_size": 48}),
     "L/32": ("vit_large_patch32_224", SMALL | {"depth": 1, "img_size": 64}),
@@ -44,6 +46,7 @@ HYBRIDS = {
 }
 BITS = {
     "R50x1": ("resnetv2_50x1_bit", {"num_classes": 7}),
+    "R101x1": ("resnetv2_101x1_bit", {"num_classes": 7}),
     "R152x1": ("resnetv2_152x2_bit", {"num_classes": 7, "channels": [128, 256, 512, 1024], "stem_chs": 32}),
     "two stages, x2": ("resnetv2_101x1_bit", {"num_classes": 0, "channels": [512, 1024], "stem_chs": 128}),
 }
@@ -77,6 +80,7 @@ def test_timm_there_and_back(variant: str, tmp_path: Path) -> None:
     ours = load(tmp_path / "theirs")
     images = images_for(ours.config, 64 if variant in BITS else 0)
     expected = run(theirs, images, "timm")
+    assert len(expected) == 1 + num_blocks(ours.config)
     assert_same(run(ours, images, "ours"), expected)
     convert(tmp_path / "theirs", "timm", tmp_path / "ours")
     again = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
@@ -179,10 +183,19 @@ def test_timm_relatives_that_are_not_of_the_paper(
 
 
 HF_TOY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+HF_SMALL = {"num_hidden_layers": 2, "image_size": 48}
+HF_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096, "num_hidden_layers": 1} | {
+    "image_size": 48
+}
 HF_VITS = {
     "Ti/16": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 10},
     "S/32": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "patch_size": 32},
-    "B/16": {"num_hidden_layers": 2, "image_size": 48, "layer_norm_eps": 1e-6},
+    "S/16": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536} | HF_SMALL,
+    "B/32": HF_SMALL | {"image_size": 96, "patch_size": 32},
+    "B/16": HF_SMALL | {"layer_norm_eps": 1e-6},
+    "L/32": HF_LARGE | {"image_size": 64, "patch_size": 32},
+    "L/16": HF_LARGE,
+    "H/14": HF_LARGE | {"hidden_size": 1280, "intermediate_size": 5120, "image_size": 42, "patch_size": 14},
     "toy, tanh": HF_TOY | {"image_size": 48, "patch_size": 8, "hidden_act": "gelu_pytorch_tanh"},
     "toy, gelu_new": HF_TOY | {"image_size": 48, "hidden_act": "gelu_new"},
     "toy, no qkv bias": HF_TOY | {"image_size": 48, "qkv_bias": False},
@@ -190,6 +203,7 @@ HF_VITS = {
 }
 HF_BITS = {
     "R50x1": {"num_labels": 7},
+    "R101x1": {"num_labels": 7, "depths": [3, 4, 23, 3]},
     "one stage, x2": {"depths": [2], "hidden_sizes": [512], "embedding_size": 128, "num_labels": 7},
 }
 
@@ -210,6 +224,7 @@ def test_hugging_face_there_and_back(variant: str, tmp_path: Path) -> None:
     ours = load(tmp_path / "theirs")
     images = images_for(ours.config, 64 if peer == "bit" else 0)
     expected = run(theirs, images, peer)
+    assert len(expected) == 1 + num_blocks(ours.config)
     assert_same(run(ours, images, "ours"), expected)
     convert(tmp_path / "theirs", "hf", tmp_path / "ours")
     again = hf_load(type(theirs), tmp_path / "ours")

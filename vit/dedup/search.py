@@ -88,6 +88,8 @@ class TestIndex:
         )
         self._whole = HammingIndex(self.codes.whole, radius=tier.radius)
         self._parts = HammingIndex(self.codes.parts, radius=tier.radius)
+        # Whole frames as they are come first among the views of either side.
+        self._frames = HammingIndex(self.codes.whole[:: len(self._whole_views)], radius=tier.frame_radius)
 
     @property
     def sizes(self) -> frozenset[Size]:
@@ -138,9 +140,13 @@ class TestIndex:
         What `find` would come across with the whole frame of training images alone: candidates, to decode and check.
         """
         near: dict[tuple[int, int], int] = {}
-        for index, views in ((self._whole, self._whole_views), (self._parts, self._part_views)):
-            found = index.met(stored, self.tier.reach, most=MOST)
-            tests = self._prints.rows[self._textured[found.row // len(views)]]
+        for index, views, reach in (
+            (self._frames, 1, self.tier.frame_radius),
+            (self._whole, len(self._whole_views), self.tier.reach),
+            (self._parts, len(self._part_views), self.tier.reach),
+        ):
+            found = index.met(stored, reach, most=MOST)
+            tests = self._prints.rows[self._textured[found.row // views]]
             for row, test, distance in zip(found.query.tolist(), tests.tolist(), found.distance.tolist(), strict=True):
                 near[row, test] = min(distance, near.get((row, test), distance))
         return [(row, test, distance) for (row, test), distance in sorted(near.items())]
@@ -166,12 +172,13 @@ class TestIndex:
     def _candidates(self, prints: Prints) -> _Candidates:
         textured = np.flatnonzero(~prints.is_flat)
         parts: list[_Candidates] = []
-        for index, ours, theirs in (
-            (self._whole, self._train_views, self._whole_views),
-            (self._parts, self._flip_views, self._part_views),
+        for index, ours, theirs, reach in (
+            (self._frames, self._train_views[:1], self._whole_views[:1], self.tier.frame_radius),
+            (self._whole, self._train_views, self._whole_views, self.tier.reach),
+            (self._parts, self._flip_views, self._part_views, self.tier.reach),
         ):
             made = codes(prints.thumbnails[textured], prints.sizes[textured], ours)
-            found = index.met(made.reshape(-1, made.shape[-1]), self.tier.reach, most=MOST)
+            found = index.met(made.reshape(-1, made.shape[-1]), reach, most=MOST)
             train, train_view = np.divmod(found.query, len(ours))
             test, test_view = np.divmod(found.row, len(theirs))
             is_part = index is self._parts
@@ -184,7 +191,8 @@ class TestIndex:
                     found.distance,
                 )
             )
-        return _Candidates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        # Whole frames are met twice where they are near.
+        return _Candidates(*np.unique(np.concatenate([np.stack(part, axis=1) for part in parts]), axis=0).T)
 
     def _checked(self, sight: "_Sight", part: _Candidates) -> list[tuple[tuple[int, int], Match]]:
         ours, theirs = [*self._train_views, *self._flip_views], [*self._whole_views, *self._part_views]

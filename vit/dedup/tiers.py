@@ -16,6 +16,7 @@ class Tier:
     name: str
     radius: int  # bits of 256 within which every pair of codes is looked at
     reach: int  # bits within which those pairs are that the look-ups come across anyway
+    frame_radius: int  # bits within which every pair of whole, unturned frames is looked at: one cheap code an image
     test_flips: tuple[Flip, ...]  # of whole test images
     train_windows: tuple[Window, ...]  # of training images, compared with whole test images in all their flips
     test_windows: tuple[Window, ...]  # of test images, compared with whole training images
@@ -41,12 +42,13 @@ _WINDOWS = (
     *grid(90, 3),
     *(centre(percent, square=True) for percent in (100, 95, 87.5)),
 )
-_PARTS = (centre(83), *(centre(percent) for percent in (90, 75, 67, 50)), *grid(90, 3), centre(100, square=True))
+_PARTS = (centre(83), *(centre(percent) for percent in (90, 75, 67, 50)), *grid(90, 4), centre(100, square=True))
 
 FAST = Tier(
     name="fast",
     radius=31,
     reach=60,
+    frame_radius=75,
     test_flips=FLIPS,
     train_windows=_WINDOWS,
     test_windows=_PARTS,
@@ -69,6 +71,7 @@ THOROUGH = Tier(
     name="thorough",
     radius=75,
     reach=75,
+    frame_radius=75,
     test_flips=FLIPS,
     train_windows=(*_WINDOWS, *grid(95, 3), *grid(85, 3)),
     test_windows=_PARTS,

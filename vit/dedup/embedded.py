@@ -14,6 +14,7 @@ from vit.dedup.benchmark import Benchmark
 from vit.dedup.calibration import Calibration, calibrate
 from vit.dedup.embedding import Embedded, Network, Space
 from vit.dedup.engine import Engine
+from vit.dedup.search import Match
 from vit.dedup.sources import Piece, Root, printable
 from vit.dedup.state import Found, Line
 from vit.typing import Floats
@@ -63,17 +64,7 @@ def compare(
         own = _embedded(network, piece)
         members, _ = piece.members()
         found = [
-            Found(
-                train=printable(members[match.train].key),
-                benchmark=benchmark,
-                test=first + match.test,
-                tier=match.tier,
-                distance=match.distance,
-                score=match.score,
-                window=match.window,
-                flip=match.flip,
-                refined=match.refined,
-            )
+            _found(match, printable(members[match.train].key), benchmark, first)
             for benchmark, first, theirs in tests
             if len(own.rows) and len(theirs.rows)
             for match in embedding.find(space, own, theirs, threshold)
@@ -82,6 +73,11 @@ def compare(
         engine.add(line)
         pairs += len(found)
         tell(WHAT, done, len(left), pairs)
+
+
+def _found(match: Match, train: str, benchmark: str, first: int) -> Found:
+    values = (match.tier, match.distance, match.score, match.window, match.flip, match.refined)
+    return Found(train, benchmark, first + match.test, *values)
 
 
 def curve(calibration: Calibration) -> str:

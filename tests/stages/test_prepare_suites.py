@@ -58,7 +58,7 @@ def test_a_suite_is_of_the_family_of_its_data(family: str, tmp_path: Path) -> No
         assert {split: splits.count(split) for split in set(splits)} == SIZES
         assert json.loads((tmp_path / "tasks" / name / "manifest.json").read_text())["family"] == family
     assert max(Shards(tmp_path / "tasks" / "dsprites_loc").labels) == 15, "32 positions of the hub are 16 classes"
-    score = Score(top1=0.5, chance=0.1, num_test=3)
+    score = Score(top1=0.5, chance=0.1, num_test=3, top1_clean=0.5, num_clean=3)
     scores = summarise(found, {(task["name"], kind): score for task in found["tasks"] for kind in (True, False)})
     assert scores["family"] == family and {task["family"] for task in scores["tasks"].values()} == {family}
 

@@ -44,6 +44,9 @@ class Match:
     refined: bool  # whether the alignment had to be searched for
 
 
+_SAME = Match(train=0, test=0, tier="", distance=0, score=1.0, window="full", flip="identity", refined=False)
+
+
 class _Candidates(NamedTuple):
     """Views of training and test images whose codes are near; places in the prints."""
 
@@ -88,20 +91,18 @@ class TestIndex:
         )
         self._whole = HammingIndex(self.codes.whole, radius=tier.radius)
         self._parts = HammingIndex(self.codes.parts, radius=tier.radius)
-        # Whole frames as they are come first among the views of either side.
         self._frames = HammingIndex(self.codes.whole[:: len(self._whole_views)], radius=tier.frame_radius)
 
     @property
     def sizes(self) -> frozenset[Size]:
         """Sizes at which a JPEG may have the pixels of a test image that is none: prints.take decodes those in full."""
-        others = self._prints.sizes[~self._prints.luma_digests.any(axis=1)]
-        return frozenset((width, height) for width, height in others.tolist())
+        return frozenset(map(tuple, self._prints.sizes[~self._prints.luma_digests.any(axis=1)].tolist()))
 
     @property
     def notes(self) -> dict[int, str]:
         """Test images that are not looked for as others are, and why."""
         why = "flat: it has nothing to compare, so only exact copies of it are found"
-        return {int(self._prints.rows[place]): why for place in np.flatnonzero(self._prints.is_flat)}
+        return dict.fromkeys(self._prints.rows[self._prints.is_flat].tolist(), why)
 
     def templates(self) -> dict[int, int]:
         """Test images that look like at least CROWD others, and how many: scans, charts, sprites, fundus photographs.
@@ -165,9 +166,7 @@ class TestIndex:
 
     def _match(self, sight: "_Sight", train: int, test: int, tier: str) -> Match:
         ours, theirs = int(sight.prints.rows[train]), int(self._prints.rows[test])
-        return Match(
-            train=ours, test=theirs, tier=tier, distance=0, score=1.0, window="full", flip="identity", refined=False
-        )
+        return dataclasses.replace(_SAME, train=ours, test=theirs, tier=tier)
 
     def _candidates(self, prints: Prints) -> _Candidates:
         textured = np.flatnonzero(~prints.is_flat)
@@ -191,7 +190,6 @@ class TestIndex:
                     found.distance,
                 )
             )
-        # Whole frames are met twice where they are near.
         return _Candidates(*np.unique(np.concatenate([np.stack(part, axis=1) for part in parts]), axis=0).T)
 
     def _checked(self, sight: "_Sight", part: _Candidates) -> list[tuple[tuple[int, int], Match]]:

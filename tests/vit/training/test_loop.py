@@ -226,7 +226,9 @@ def fitted(shards: Shards, tmp_path: Path, limit: float, **changes: Any) -> dict
 
 def test_a_diverging_batch_stops_the_run_and_is_named(shards: Shards, tmp_path: Path) -> None:
     for _ in range(2):  # a second attempt must not step over what ended the first
-        with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+: lower learning_rate.*diverged.json"):
+        with pytest.raises(
+            FloatingPointError, match=r"the loss is nan at step \d+: lower learning_rate.*diverged.json"
+        ):
             fitted(shards, tmp_path, 0.5, log_every=6)
     (entry,) = json.loads((tmp_path / "checkpoints" / divergence.FILE).read_text())
     assert "key-7" in entry["images"] and len(entry["images"]) == 3

@@ -178,7 +178,8 @@ def test_state_is_small(home: Path) -> None:
 
 def test_other_settings_are_not_mixed(home: Path) -> None:
     run(home)
-    with pytest.raises(OtherSettings, match=r"state was made with tier .*fast.*give another --out, or delete"):
+    sentence = r'do not mix: tier.name was "fast", now it is "thorough"; give another --out, or delete'
+    with pytest.raises(OtherSettings, match=sentence):
         run(home, tier="thorough")
 
 

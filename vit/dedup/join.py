@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit.dedup.lookups import WORD, keys_of, mark, probe, scan
+from vit.dedup.lookups import WORD, by_value, keys_of, mark, probe, scan
 from vit.typing import Ints, Pixels
 
 BITS, BYTES, WORDS = 256, 32, 4
 TABLES_UP_TO = 31
 CHUNKS = 11  # of 23 or 24 bits: a map of 1 or 2 MB each, searched within 2 bits at most
 _ROOM = 4096  # matches, to begin with
-_QUERIES, _AT_A_TIME = 8192, 4_000_000  # queries and pairs at a time, bound the memory
+_QUERIES, _AT_A_TIME = 8192, 500_000  # queries and pairs at a time, bound the memory
 
 
 class Found(NamedTuple):
@@ -50,8 +50,8 @@ class _Table(NamedTuple):
     bits: Ints
     radius: int
     present: Ints  # uint64 [2**width / 64], a bit per value
-    before: Ints  # int32, values present before each word
-    starts: Ints  # int32 [present values + 1], into rows
+    before: Ints  # int32, place in rows where each word's values begin, if it has any
+    firsts: Ints  # uint64 [N / 64 + 1], a bit per place in rows (and one more): does a value begin there?
     rows: Ints  # int32 [N], by value
     masks: Ints  # what to XOR a word's place with, nearest first
     left: Ints  # radius that this leaves for the last six bits
@@ -67,17 +67,21 @@ def plan(radius: int) -> tuple[Chunk, ...]:
 
 
 class HammingIndex:
-    """Codes uint8 [N, 32] to search; 32 bytes each, and about 90 more with tables for radii up to TABLES_UP_TO."""
+    """Codes uint8 [N, 32] to search; 32 bytes each, and 46 more with tables for radii up to TABLES_UP_TO (+ 21 MB)."""
 
     def __init__(self, codes: Pixels, *, radius: int) -> None:
         """Prepare for searches within `radius` bits."""
         self._radius = radius
         self._words = _words(codes)
-        self._columns = np.ascontiguousarray(self._words.T)
         self._tables = [_table(self._words, chunk) for chunk in plan(radius)] if radius <= TABLES_UP_TO else []
 
     def __len__(self) -> int:
         return len(self._words)
+
+    @functools.cached_property
+    def _columns(self) -> Ints:
+        """uint64 [4, N]: what a scan goes through; tables do without."""
+        return np.ascontiguousarray(self._words.T)
 
     def within(self, queries: Pixels, radius: int) -> Found:
         """All pairs of queries uint8 [Q, 32] and codes that differ in at most `radius` bits."""
@@ -112,7 +116,7 @@ class HammingIndex:
         for number, table in enumerate(tables):
             keys, chunks = keys_of(words, table.bits), (bits, offsets, radii, number, limit)
             search = functools.partial(probe, words, keys, self._words, chunks, tuple(table[2:]))
-            found = _filled(search, len(self) if len(words) == 1 else _AT_A_TIME)
+            found = _filled(search, len(self) if len(words) == 1 else _AT_A_TIME - sum(map(len, parts)))
             if found is None:
                 return None
             parts.append(found)
@@ -150,17 +154,16 @@ def _words(codes: Pixels) -> Ints:
 
 def _table(words: Ints, chunk: Chunk) -> _Table:
     keys = keys_of(words, chunk.bits)
-    rows = np.argsort(keys, kind="stable").astype(np.int32)
-    values, starts = np.unique(keys[rows], return_index=True)
-    present = np.zeros(max(1, 2 ** len(chunk.bits) >> WORD), dtype=np.uint64)
-    mark(values, present)
-    counts = np.bitwise_count(present)
+    rows = by_value(keys)
+    present = np.zeros(2 ** len(chunk.bits) >> WORD, dtype=np.uint64)
+    before, firsts = np.zeros(len(present), dtype=np.int32), np.zeros((len(rows) >> WORD) + 1, dtype=np.uint64)
+    mark(keys, rows, present, before, firsts)
     return _Table(
         bits=chunk.bits,
         radius=chunk.radius,
         present=present,
-        before=(np.cumsum(counts, dtype=np.int64) - counts).astype(np.int32),
-        starts=np.append(starts, len(rows)).astype(np.int32),
+        before=before,
+        firsts=firsts,
         rows=rows,
         masks=_masks(len(chunk.bits) - WORD, chunk.radius),
         left=chunk.radius - np.bitwise_count(_masks(len(chunk.bits) - WORD, chunk.radius)).astype(np.int64),

@@ -15,6 +15,8 @@ _BITS = 256
 _BLOCK = 1024  # codes scanned at a time
 _GROUP = 64  # of them, whose smallest distance decides whether to look closer
 _HITS = 2048  # present values met before the rows behind them are compared
+_MET = 4096  # rows behind them at a time: a value that a million codes share must not fill the memory
+_DIGIT = 12  # bits of a value that one pass sorts by
 
 
 def _balls() -> Ints:
@@ -30,20 +32,65 @@ _BALLS = _balls()
 
 @compiled
 def keys_of(words: Ints, bits: Ints) -> Ints:
-    """The chunk's value in every code, int64 [N]."""
-    keys = np.zeros(len(words), dtype=np.int64)
+    """The chunk's value in every code, int32 [N]."""
+    keys = np.zeros(len(words), dtype=np.int32)
     for i in range(len(words)):
         key = np.uint64(0)
         for bit in bits:
             key = (key << np.uint64(1)) | ((words[i, bit >> 6] >> np.uint64(bit & 63)) & np.uint64(1))
-        keys[i] = np.int64(key)
+        keys[i] = np.int32(key)
     return keys
 
 
+def by_value(keys: Ints) -> Ints:
+    """Rows by their value, int32 [N], of values below 2**24: a radix sort, as NumPy's takes five times the memory."""
+    rows = np.arange(len(keys), dtype=np.int32)
+    for shift in (0, _DIGIT):
+        rows = _by_digit(keys, rows, shift)
+    return rows
+
+
 @compiled
-def mark(values: Ints, present: Ints) -> None:
-    for value in values:
-        present[value >> 6] |= np.uint64(1) << np.uint64(value & 63)
+def _by_digit(keys: Ints, rows: Ints, shift: int) -> Ints:
+    """Rows by some bits of their value, those with the same bits in the order given."""
+    starts, ordered = np.zeros((1 << _DIGIT) + 1, dtype=np.int64), np.empty_like(rows)
+    for row in rows:
+        starts[((keys[row] >> shift) & ((1 << _DIGIT) - 1)) + 1] += 1
+    starts = np.cumsum(starts)
+    for row in rows:
+        digit = (keys[row] >> shift) & ((1 << _DIGIT) - 1)
+        ordered[starts[digit]] = row
+        starts[digit] += 1
+    return ordered
+
+
+@compiled
+def mark(keys: Ints, rows: Ints, present: Ints, before: Ints, firsts: Ints) -> None:
+    """Set the bits of values that occur and of places in `rows` where one begins; where each word's values begin."""
+    previous = -1
+    for place in range(len(rows)):
+        value = np.int64(keys[rows[place]])
+        if value != previous:
+            if not present[value >> WORD]:
+                before[value >> WORD] = place
+            present[value >> WORD] |= np.uint64(1) << np.uint64(value & 63)
+            firsts[place >> WORD] |= np.uint64(1) << np.uint64(place & 63)
+            previous = value
+    firsts[len(rows) >> WORD] |= np.uint64(1) << np.uint64(len(rows) & 63)
+
+
+@compiled
+def _place_of(firsts: Ints, start: Any, number: Any) -> Any:
+    """Where the value begins that `number` values precede from `start` on, itself the beginning of one."""
+    at = start >> WORD
+    word = firsts[at] >> np.uint64(start & 63) << np.uint64(start & 63)
+    while np.int64(popcount(word)) <= number:
+        number -= np.int64(popcount(word))
+        at += 1
+        word = firsts[at]
+    for _ in range(number):
+        word &= word - np.uint64(1)
+    return (at << WORD) + np.int64(popcount((word & (~word + np.uint64(1))) - np.uint64(1)))
 
 
 @compiled
@@ -73,7 +120,7 @@ def probe(
 
     In three steps over a buffer, not hit by hit: loads that do not wait for each other hide the memory's latency.
     """
-    present, before, starts, rows, masks, left = table
+    present, before, firsts, rows, masks, left = table
     hits, count, held = np.empty((_HITS, 2), dtype=np.int32), 0, 0
     for query in range(len(queries)):
         place, low = keys[query] >> WORD, keys[query] & 63
@@ -84,12 +131,13 @@ def probe(
                 lowest = word & (~word + np.uint64(1))
                 word ^= lowest
                 hits[held, 0] = query
-                hits[held, 1] = before[at] + np.int64(popcount(present[at] & (lowest - np.uint64(1))))
+                number = np.int64(popcount(present[at] & (lowest - np.uint64(1))))
+                hits[held, 1] = _place_of(firsts, np.int64(before[at]), number)
                 held += 1
             if held > _HITS - 64:
-                count = _compare(hits[:held], queries, words, chunks, (starts, rows), (pairs, count))
+                count = _compare(hits[:held], queries, words, chunks, (firsts, rows), (pairs, count))
                 held = 0
-    return _compare(hits[:held], queries, words, chunks, (starts, rows), (pairs, count))
+    return _compare(hits[:held], queries, words, chunks, (firsts, rows), (pairs, count))
 
 
 @compiled
@@ -101,18 +149,30 @@ def _compare(
     table: tuple[Ints, Ints],
     result: tuple[Ints, int],
 ) -> int:
-    """Distances of the queries and the rows behind the present values that they hit."""
-    starts, rows = table
+    """Compare the queries with the rows behind the present values that they hit: from one first place to the next."""
+    firsts, rows = table
     pairs, count = result
-    total = 0
+    met, held = np.empty((_MET, 2), dtype=np.int32), 0
     for hit in range(len(hits)):
-        total += starts[hits[hit, 1] + 1] - starts[hits[hit, 1]]
-    met, held = np.empty((total, 2), dtype=np.int32), 0
-    for hit in range(len(hits)):
-        for i in range(starts[hits[hit, 1]], starts[hits[hit, 1] + 1]):
-            met[held, 0], met[held, 1] = hits[hit, 0], rows[i]
+        place, is_same = np.int64(hits[hit, 1]), True
+        while is_same:
+            met[held, 0], met[held, 1] = hits[hit, 0], rows[place]
             held += 1
-    for i in range(total):
+            if held == _MET:
+                count = _measure(met, queries, words, chunks, (pairs, count))
+                held = 0
+            place += 1
+            is_same = (firsts[place >> WORD] >> np.uint64(place & 63)) & np.uint64(1) == np.uint64(0)
+    return _measure(met[:held], queries, words, chunks, (pairs, count))
+
+
+@compiled
+def _measure(
+    met: Ints, queries: Ints, words: Ints, chunks: tuple[Ints, Ints, Ints, int, int], result: tuple[Ints, int]
+) -> int:
+    """Write those of the (query, row) that are near and that no earlier chunk has found."""
+    pairs, count = result
+    for i in range(len(met)):
         query, row = met[i, 0], met[i, 1]
         distance = np.int64(
             popcount(queries[query, 0] ^ words[row, 0])

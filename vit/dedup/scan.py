@@ -6,7 +6,7 @@ What is found for an image depends on that image and the index alone, so any wor
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -89,17 +89,27 @@ def load_prints(path: Path) -> Prints:
 
 
 def on_disk(parts: Iterable[Prints], directory: Path) -> Prints:
-    """All parts as one, rows numbered anew; the thumbnails are mapped from a file that no directory names any more."""
+    """All parts as one, rows numbered anew; pictures are mapped from files that no directory names any more."""
     kept: list[Prints] = []
-    with tempfile.TemporaryFile(dir=directory) as file:
+    with tempfile.TemporaryFile(dir=directory) as gray, tempfile.TemporaryFile(dir=directory) as colours:
         for part in parts:
-            file.write(part.thumbnails.tobytes())
-            kept.append(part._replace(thumbnails=part.thumbnails[:0].copy()))  # a view would keep them all
+            gray.write(part.thumbnails.tobytes())
+            colours.write(part.colours.tobytes())
+            empty = part.thumbnails[:0].copy(), part.colours[:0].copy()  # a view would keep them all
+            kept.append(part._replace(thumbnails=empty[0], colours=empty[1]))
         whole = prints.concatenate(kept)
-        count, shape = len(whole.byte_digests), whole.thumbnails.shape[1:]
-        file.flush()
-        mapped = np.memmap(file, np.uint8, "r", shape=(count, *shape)) if count else whole.thumbnails
-    return whole._replace(rows=np.arange(count), thumbnails=mapped.view(np.ndarray))
+        count = len(whole.byte_digests)
+        return whole._replace(
+            rows=np.arange(count),
+            thumbnails=_mapped(gray, count, whole.thumbnails),
+            colours=_mapped(colours, count, whole.colours),
+        )
+
+
+def _mapped(file: IO[bytes], count: int, like: Pixels) -> Pixels:
+    """What was written to a file, `count` rows of the shape of `like`'s."""
+    file.flush()
+    return np.memmap(file, np.uint8, "r", shape=(count, *like.shape[1:])).view(np.ndarray) if count else like
 
 
 def _test(piece: Piece) -> Done:

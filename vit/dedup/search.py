@@ -6,8 +6,7 @@ nothing.
 """
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from vit.dedup import check
 from vit.dedup.codes import codes, views_of
 from vit.dedup.contrast import BUSY_SHARE
+from vit.dedup.digests import Digests
 from vit.dedup.join import HammingIndex
 from vit.dedup.prints import Print, Prints, Size, take_one
 from vit.dedup.tiers import Tier
@@ -26,7 +26,7 @@ ALIGNMENTS = 3  # per pair, nearest codes first, that are worth a check
 CROWD = 64  # test images that a training image is compared with, nearest codes first
 MOST = 128  # views of test images that one view of a training image is near to
 BUILD = 1024  # test images hashed at a time, bounds memory
-CHECK = 4096  # pairs checked at a time
+CHECK = 512  # pairs checked at a time: 32 kB of thumbnails each
 _BLANK = bytes(32)
 
 
@@ -83,7 +83,7 @@ class TestIndex:
             *views_of(tier.train_turned, [IDENTITY]),
         ]
         self._bytes, self._pixels, self._luma = (
-            _places(digests) for digests in (prints.byte_digests, prints.pixel_digests, prints.luma_digests)
+            Digests(digests) for digests in (prints.byte_digests, prints.pixel_digests, prints.luma_digests)
         )
         self._textured = np.flatnonzero(~prints.is_flat)
         self.codes = codes or TestCodes(
@@ -156,11 +156,11 @@ class TestIndex:
         found: dict[tuple[int, int], Match] = {}
         prints = sight.prints
         for train in range(len(prints.rows)):
-            luma = self._luma.get(prints.luma_digests[train].tobytes(), ())
+            luma = self._luma.places(prints.luma_digests[train].tobytes())
             pixels = sight.full(train).pixel_digests if luma else prints.pixel_digests[train].tobytes()
-            for test in self._pixels.get(pixels, ()):
+            for test in self._pixels.places(pixels):
                 found[train, test] = self._match(sight, train, test, "exact-pixels")
-            for test in self._bytes.get(prints.byte_digests[train].tobytes(), ()):
+            for test in self._bytes.places(prints.byte_digests[train].tobytes()):
                 found[train, test] = self._match(sight, train, test, "exact-bytes")
         return found
 
@@ -290,11 +290,3 @@ def _ranks(groups: Ints) -> Ints:
 
 def _strength(match: Match) -> tuple[bool, float, int]:
     return match.tier != "near", match.score, -match.distance
-
-
-def _places(digests: Pixels) -> Mapping[bytes, list[int]]:
-    places: dict[bytes, list[int]] = defaultdict(list)
-    for place, digest in enumerate(digests):
-        if digest.any():
-            places[digest.tobytes()].append(place)
-    return dict(places)

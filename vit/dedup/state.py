@@ -16,13 +16,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from vit.typing import Pixels
 
 CODE, MARK = 32, 4  # bytes of a corpus image: its whole frame's code, and the start of its SHA-256
+_TOLD, _LONGEST = 3, 60  # differing settings that a refusal names, and characters of each value
 SETTINGS, MANIFEST, CODES, TESTS, LOCK = "settings.json", "manifest.jsonl", "codes.bin", "tests", "lock"
 
 
@@ -171,15 +172,31 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         write_whole(path, (json.dumps(wanted, indent=2, sort_keys=True) + "\n").encode())
         return
     stored = json.loads(path.read_text())
-    differing = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+    differing = list(_differing(stored, wanted))
     if differing:
-        name = differing[0]
+        told = [f"{name} was {_short(old)}, now it is {_short(new)}" for name, old, new in differing[:_TOLD]]
+        told += [f"{len(differing) - _TOLD} more differ"] if len(differing) > _TOLD else []
         raise OtherSettings(
-            f"{path.parent} was made with {name} {_short(stored.get(name))}, now it is {_short(wanted.get(name))}: "
-            f"they do not mix; give another --out, or delete {path.parent} to start afresh"
+            f"{path.parent} was made with other settings, which do not mix: {'; '.join(told)}; "
+            f"give another --out, or delete {path.parent} to start afresh"
         )
 
 
+def _differing(stored: dict[str, Any], wanted: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old, new) of all that differs; where the `name` of a group does, that stands for its numbers."""
+    if before and "name" in stored and "name" in wanted and stored["name"] != wanted["name"]:
+        yield f"{before}name", stored["name"], wanted["name"]
+        return
+    for name in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differing(cast(dict[str, Any], old), cast(dict[str, Any], new), f"{before}{name}.")
+        elif old != new:
+            yield f"{before}{name}", old, new
+
+
 def _short(value: Any) -> str:
+    if value is None:
+        return "not set"
     text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit.dedup import join
+from vit.dedup import join, lookups
 from vit.dedup.join import HammingIndex, plan
 
 
@@ -89,6 +89,25 @@ def test_of_a_crowd_the_nearest_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(join, "_AT_A_TIME", 600)  # a crowd is cut up, down to single queries
     assert listed(index.met(codes[:40], 31, most=7)) == sorted(expected)
     assert listed(index.within(codes[:40], 31)) == brute_force(codes[:40], codes, 31)
+
+
+@pytest.mark.parametrize("radius", [20, 31])
+def test_values_that_very_many_codes_share(radius: int) -> None:
+    """More codes behind one value than are compared at a time, and values that begin many words of places apart."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    centres = draw.integers(0, 256, (3, 32), dtype=np.uint8)
+    codes = np.concatenate([np.repeat(centres[:1], 2 * lookups._MET + 1, axis=0), around(draw, centres, 3000, 3)])
+    codes = codes[draw.permutation(len(codes))]
+    queries = np.concatenate([centres, around(draw, centres, 5, 35)])
+    assert listed(HammingIndex(codes, radius=radius).within(queries, radius)) == brute_force(queries, codes, radius)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 5000])
+def test_rows_are_ordered_by_value_and_then_row(count: int) -> None:
+    draw = np.random.Generator(np.random.PCG64(count))
+    for highest in (2, 2**12, 2**24):
+        keys = draw.integers(0, highest, count).astype(np.int32)
+        assert np.array_equal(lookups.by_value(keys), np.argsort(keys, kind="stable"))
 
 
 @pytest.mark.parametrize("radius", [31, 75])

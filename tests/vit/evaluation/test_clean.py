@@ -1,0 +1,67 @@
+"""Accuracy without leaked test images: what counting by hand gives, and a defined result at both ends."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vit.data.shards import Shards, png_example, write
+from vit.evaluation.clean import without
+from vit.training.scoring import score
+
+# Ten images of one class, of which the network takes numbers 0 to 6 for it: 7 of 10.
+RIGHT, ALL = 7, 10
+
+
+class UpTo(nn.Module):
+    """Answers class 1 for images whose gray, their number, is below `right`; else class 0. Counts what it is shown."""
+
+    def __init__(self, right: int) -> None:
+        super().__init__()
+        self.right, self.seen = right, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        numbers = ((images[:, 0, 0, 0] + 1) * 127.5).round().long()
+        return torch.stack([torch.zeros(len(images)), (numbers < self.right).float() - 0.5], dim=1)
+
+
+@pytest.fixture
+def tests(tmp_path: Path) -> Shards:
+    examples = [png_example(f"test-{n}", "test", 1, np.full((6, 6, 3), n, np.uint8)) for n in range(ALL)]
+    write(tmp_path, examples, name="task", class_names=["no", "yes"])
+    return Shards(tmp_path, splits=("test",))
+
+
+@pytest.mark.parametrize(
+    ("leaked", "right", "clean"),
+    [
+        ({0, 1, 2}, 4, 7),  # the network had them all right: clean is lower than full
+        ({7, 8}, 7, 8),  # had them wrong: clean is higher
+        ({2, 9}, 6, 8),
+        ({0, 1, 2, 3, 4, 5, 6}, 0, 3),
+        ({7, 8, 9}, 7, 7),
+    ],
+)
+def test_leaked_images_are_left_out_of_both_numbers(tests: Shards, leaked: set[int], right: int, clean: int) -> None:
+    model = UpTo(RIGHT)
+    full = score(model, tests, resolution=6, view="square")["top1"]
+    assert full == RIGHT / ALL
+    model.seen = 0
+    found = without(model, tests, {f"test-{n}" for n in leaked}, full, resolution=6, view="square")
+    assert found == (right / clean, clean)
+    assert model.seen == len(leaked), "only the leaked images are looked at again"
+
+
+@pytest.mark.parametrize("leaked", [frozenset[str](), frozenset({"test-77", "an image of another task"})])
+def test_without_leaks_both_numbers_are_the_full_ones(tests: Shards, leaked: frozenset[str]) -> None:
+    model = UpTo(RIGHT)
+    full = score(model, tests, resolution=6, view="square")["top1"]
+    assert without(model, tests, leaked, full, resolution=6, view="square") == (full, ALL)
+
+
+def test_if_all_are_leaked_there_is_no_clean_accuracy(tests: Shards) -> None:
+    leaked = {f"test-{n}" for n in range(ALL)}
+    assert without(UpTo(RIGHT), tests, leaked, 0.7, resolution=6, view="square") == (None, 0)

@@ -16,6 +16,7 @@ from benchmarks import dedup_quality, dedup_speed
 from vit.dedup.tiers import FAST, THOROUGH
 
 SEEDS = (2, 3, 4, 5)
+CORPORA = 14_000_000, 300_000_000  # ImageNet-21k and JFT-300M
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--photos", type=Path, help="a folder of more pictures; they should show different things")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--only", choices=("quality", "speed", "memory"))
+    parser.add_argument("--rounds", type=int, default=dedup_speed.ROUNDS, help="of measuring speed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     written: dict[str, object] = {}
@@ -36,10 +38,12 @@ def main(arguments: Sequence[str]) -> None:
         written["recall"] = {quality.method: quality.recall() for quality in results}
         written["false"] = {quality.method: quality.false for quality in results}
     if options.only in (None, "speed"):
-        print("| what | against | times faster: median (middle half) |\n|---|---|---|")
-        speeds = dedup_speed.measure()
+        print("| what | against | times faster: median (middle half) | a second and core |\n|---|---|---|---|")
+        speeds = dedup_speed.measure(options.rounds)
         for speed in speeds:
-            print(f"| {speed.what} | {speed.against} | {speed.times} |")
+            print(f"| {speed.what} | {speed.against} | {speed.times} | {speed.rate:.0f} |")
+        hours = (f"{speeds[2].core_hours(images):,.0f} for {images:,} images" for images in CORPORA)
+        print(f"\nCore-hours of the {speeds[2].what}: {', '.join(hours)}")
         written["times"] = {speed.what: speed.times.median for speed in speeds}
     if options.only in (None, "memory"):
         written["memory"] = dedup_speed.memory()

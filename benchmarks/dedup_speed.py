@@ -38,15 +38,20 @@ class Speed:
     what: str
     against: str
     times: Ratio
+    rate: float  # per second and core: images, or queries of the join
+
+    def core_hours(self, images: int) -> float:
+        """What so many images take."""
+        return images / self.rate / 3600
 
 
-def measure() -> list[Speed]:
+def measure(rounds: int = ROUNDS) -> list[Speed]:
     """All ratios; about three minutes on a quiet core."""
     cast(Any, faiss).omp_set_num_threads(1)
-    return [_join(), *_whole()]
+    return [_join(rounds), *_whole(rounds)]
 
 
-def _join() -> Speed:
+def _join(rounds: int) -> Speed:
     draw = np.random.Generator(np.random.PCG64(0))
     stored, queries = _codes(draw, CODES), _codes(draw, 4096)
     ours, theirs = HammingIndex(stored, radius=RADIUS), cast(Any, faiss).IndexBinaryFlat(256)
@@ -57,16 +62,17 @@ def _join() -> Speed:
             "ours": lambda: (ours.within(queries, RADIUS), None)[1],
             "faiss": lambda: (theirs.range_search(queries[:few], RADIUS + 1), None)[1],
         },
-        rounds=ROUNDS,
+        rounds=rounds,
         repeats=1,
         device=torch.device("cpu"),
     )
     per_query = [s / len(queries) for s in seconds["ours"]], [s / few for s in seconds["faiss"]]
     times = ratio(per_query[1], per_query[0])
-    return Speed(what=f"join of {CODES:,} codes, radius {RADIUS}", against="faiss IndexBinaryFlat", times=times)
+    what, rate = f"join of {CODES:,} codes, radius {RADIUS}", 1 / float(np.median(per_query[0]))
+    return Speed(what=what, against="faiss IndexBinaryFlat", times=times, rate=rate)
 
 
-def _whole() -> list[Speed]:
+def _whole(rounds: int) -> list[Speed]:
     files, draw = jpegs(), np.random.Generator(np.random.PCG64(1))
     tests = _tests()
     flips = dataclasses.replace(FAST, test_flips=(IDENTITY, MIRROR))
@@ -88,9 +94,14 @@ def _whole() -> list[Speed]:
         "whole": lambda: fast(FAST),
         "flips": lambda: fast(flips),
     }
-    seconds = in_turns(steps, rounds=ROUNDS, repeats=1, device=torch.device("cpu"))
+    seconds = in_turns(steps, rounds=rounds, repeats=1, device=torch.device("cpu"))
     return [
-        Speed(what=what, against="Pillow + pdqhash, hashing alone", times=ratio(seconds["pdq"], seconds[step]))
+        Speed(
+            what=what,
+            against="Pillow + pdqhash, hashing alone",
+            times=ratio(seconds["pdq"], seconds[step]),
+            rate=len(files) / float(np.median(seconds[step])),
+        )
         for what, step in (
             ("decode + one code", "one"),
             (f"fast tier, {TESTS:,} test images x 8", "whole"),

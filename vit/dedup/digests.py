@@ -1,5 +1,6 @@
 """Which images have this digest: sorted arrays, as a dictionary of bytes takes twenty times the memory."""
 
+from bisect import bisect_left, bisect_right
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,6 @@ class Digests:
     def places(self, digest: bytes) -> list[int]:
         """Rows that have this digest, lowest first."""
         head: Any = np.frombuffer(digest, dtype="<u8", count=1)[0]
-        low, high = (int(np.searchsorted(self._heads, head, side)) for side in ("left", "right"))
+        low, high = bisect_left(self._heads, head), bisect_right(self._heads, head)
         places: list[int] = self._places[low:high].tolist()
         return [place for place in places if self._digests[place].tobytes() == digest]

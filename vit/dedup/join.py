@@ -67,7 +67,7 @@ def plan(radius: int) -> tuple[Chunk, ...]:
 
 
 class HammingIndex:
-    """Codes uint8 [N, 32] to search; 32 bytes each, and 46 more with tables for radii up to TABLES_UP_TO (+ 21 MB)."""
+    """Codes uint8 [N, 32] to search; 32 bytes each, and 46 more (and 22 MB) with tables, for up to TABLES_UP_TO."""
 
     def __init__(self, codes: Pixels, *, radius: int) -> None:
         """Prepare for searches within `radius` bits."""

@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 class ByFile(LoadFileScheduling):
-    """Gives a process whole files, and all files on the demo to the same one. (xdist groups do nothing on pytest 9.2.)"""
+    """Gives a process whole files, and all on the demo to the same one. xdist has groups, but not for pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)

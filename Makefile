@@ -32,7 +32,7 @@ test: setup ## the tests that take seconds each
 	pytest -m "not slow" $(SIDE_BY_SIDE) --dist worksteal
 
 test-slow: setup ## the demo, killed processes, both doors, the browser
-	pytest -m slow $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	pytest -m slow $(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## format, lint, types, floors
 	ruff format --check .

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.update(
     {
@@ -19,22 +20,33 @@ os.environ.update(
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.checkout import environment, make_checkout
+
+ON_DEMO = {"tests/flows/test_demo.py", "tests/ui/test_browser.py"}
 
 torch.set_num_threads(1)
 settings.register_profile("repo", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("repo")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: tests that share the demo, or Swift, in one process; the demo first, since it takes
-    longest; the others by file."""
-    for item in items:
-        shared = [name for name in ("demo", "swift") if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
+    """The tests on the demo first: they take longest."""
     items.sort(key=lambda item: "demo" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """For `--dist loadfile`."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class ByFile(LoadFileScheduling):
+    """Gives a process whole files, and all on the demo to the same one. xdist has groups, but not for pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "demo" if file in ON_DEMO else file
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,17 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from flows.adapters.file_cache import FileCache
 from flows.adapters.s3_store import S3Store
+from tests.adapters.storage.cached import SIZE
 from tests.s3.proxy import FaultProxy, in_front_of
 from tests.s3.stores import Corpus, environment, make_corpus, s3_store
 from vit.data.store import LocalStore, Store
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FileCache:
+    return FileCache(tmp_path / "cache", 3 * SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import multiprocessing
 import os
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,39 +13,11 @@ import pytest
 
 from flows.adapters import file_cache
 from flows.adapters.file_cache import CacheFull, FileCache, Held, Wanted
+from tests.adapters.storage.cached import SIZE, data_of, files, get
 from tests.s3.stores import bytes_on_disk
 from vit.data.store import CorruptFile, StoreUnavailable
 
 FORK = multiprocessing.get_context("fork")
-SIZE = 1000
-
-
-def data_of(name: str) -> bytes:
-    return random.Random(name).randbytes(SIZE)
-
-
-def sha256_of(name: str) -> str:
-    return hashlib.sha256(data_of(name)).hexdigest()
-
-
-def get(cache: FileCache, name: str, data: bytes | None = None, fetched: list[str] | None = None) -> Held:
-    def write(file: BinaryIO) -> str:
-        if fetched is not None:
-            fetched.append(name)
-        file.write(sent := data_of(name) if data is None else data)
-        return hashlib.sha256(sent).hexdigest()
-
-    return cache.get(Wanted(source=name, sha256=sha256_of(name)), lambda: SIZE, write)
-
-
-def files(cache: FileCache) -> set[str]:
-    """The names of sources that are there, by the end of their entries."""
-    return {path.name.split("-", 1)[1] for path in (cache.directory / "files").iterdir()}
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> FileCache:
-    return FileCache(tmp_path / "cache", 3 * SIZE)
 
 
 def test_a_file_is_fetched_once(cache: FileCache) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit.dedup.compiled import compiled
+from vit.dedup.compiled import compiled, compiled_exact_sums
 from vit.dedup.views import FULL, IDENTITY, Flip, View, Window, resolve
 from vit.dedup.warp import turned
 from vit.typing import Floats, Ints, Pixels
@@ -78,8 +78,8 @@ def _edges(windows: Sequence[Window], sizes: Ints) -> tuple[tuple[tuple[int, int
 
 
 def _waves(edges: tuple[tuple[int, int], ...]) -> Floats:
-    """Basis functions 1 … 16 of the 64-point DCT-II on parts of the side, integers in float32 [edges, 128, 16]."""
-    return np.stack([_wave(low, high) for low, high in edges]) if edges else np.empty((0, SIDE, BLOCK), np.float32)
+    """Basis functions 1 … 16 of the 64-point DCT-II on parts of the side, integers in float32 [edges, 16, 128]."""
+    return np.stack([_wave(low, high) for low, high in edges]) if edges else np.empty((0, BLOCK, SIDE), np.float32)
 
 
 @functools.lru_cache(4096)
@@ -87,54 +87,54 @@ def _wave(low: int, high: int) -> Floats:
     waves = np.cos(np.pi / _SAMPLES * np.arange(1, BLOCK + 1)[:, None] * (np.arange(_SAMPLES) + 0.5))
     place = (low + (np.arange(_SAMPLES) + 0.5) / _SAMPLES * (high - low)) / _STEPS * SIDE - 0.5
     linear = np.maximum(1 - np.abs(np.clip(place, 0, SIDE - 1)[:, None] - np.arange(SIDE)), 0)
-    return np.rint(_SCALE * (waves @ linear)).astype(np.float32).T.copy()
+    return np.rint(_SCALE * (waves @ linear)).astype(np.float32)
 
 
 @compiled
 def _encode(thumbnails: Pixels, waves: Floats, columns: Ints, rows: Ints, flips: Pixels, result: Pixels) -> None:
-    across = np.empty((len(waves), SIDE, BLOCK), dtype=np.int32)
+    gray, across = np.empty((SIDE, SIDE), dtype=np.float32), np.empty((len(waves), BLOCK, SIDE), dtype=np.int32)
     block, flipped = np.empty((BLOCK, BLOCK), dtype=np.int32), np.empty((BLOCK, BLOCK), dtype=np.int32)
-    is_done = np.empty(len(waves), dtype=np.bool_)
+    is_done, whole = np.empty(len(waves), dtype=np.bool_), waves.astype(np.int32)
     for image in range(len(thumbnails)):
         is_done[:] = False
+        for y in range(SIDE):
+            for x in range(SIDE):
+                gray[y, x] = np.float32(np.int32(thumbnails[image, y, x]) - 128)
         for view in range(columns.shape[1]):
             column, row = columns[image, view], rows[image, view]
             if not is_done[column]:
-                _transform_columns(thumbnails[image], waves[column], across[column])
+                _transform_columns(gray, waves[column], across[column])
                 is_done[column] = True
             if view == 0 or column != columns[image, view - 1] or row != rows[image, view - 1]:
-                _transform_rows(across[column], waves[row], block)
+                _transform_rows(across[column], whole[row], block)
             _flip(block, flips[view], flipped)
             _cut(flipped.reshape(-1), result[image, view])
 
 
-@compiled
-def _transform_columns(image: Pixels, wave: Floats, result: Ints) -> None:
-    """For each line y and frequency u the sum over x, int32 [128, 16]; leaves out the gray that all share."""
-    first, last = 0, SIDE
-    while first < last and not wave[first].any():
-        first += 1
-    while last > first and not wave[last - 1].any():
-        last -= 1
-    sums = np.empty(BLOCK, dtype=np.float32)
-    for y in range(SIDE):
-        sums[:] = 0
-        for x in range(first, last):
-            pixel = np.float32(np.int32(image[y, x]) - 128)
-            for u in range(BLOCK):
-                sums[u] += pixel * wave[x, u]
+@compiled_exact_sums
+def _transform_columns(gray: Floats, wave: Floats, result: Ints) -> None:
+    """For each frequency u and line y the sum over x, int32 [16, 128]; four lines share what is loaded of a wave."""
+    for y in range(0, SIDE, 4):
         for u in range(BLOCK):
-            result[y, u] = np.int32(sums[u]) >> _SHIFT
+            first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for x in range(SIDE):
+                first += gray[y, x] * wave[u, x]
+                second += gray[y + 1, x] * wave[u, x]
+                third += gray[y + 2, x] * wave[u, x]
+                fourth += gray[y + 3, x] * wave[u, x]
+            result[u, y], result[u, y + 1] = np.int32(first) >> _SHIFT, np.int32(second) >> _SHIFT
+            result[u, y + 2], result[u, y + 3] = np.int32(third) >> _SHIFT, np.int32(fourth) >> _SHIFT
 
 
 @compiled
-def _transform_rows(across: Ints, wave: Floats, block: Ints) -> None:
+def _transform_rows(across: Ints, wave: Ints, block: Ints) -> None:
     """The same along the lines, int32 [16, 16]: frequency down, frequency across."""
-    block[:] = 0
-    for y in range(SIDE):
-        for place in range(BLOCK * BLOCK):
-            v, u = place // BLOCK, place % BLOCK
-            block[v, u] += np.int32(wave[y, v]) * across[y, u]
+    for v in range(BLOCK):
+        for u in range(BLOCK):
+            total = np.int32(0)
+            for y in range(SIDE):
+                total += wave[v, y] * across[u, y]
+            block[v, u] = total
 
 
 @compiled

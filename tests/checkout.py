@@ -24,6 +24,9 @@ def make_checkout(path: Path, *pipelines: str) -> Path:
         if (ROOT / file).is_file():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, path / file)
+    for file in (ROOT / "vit").rglob("__pycache__/*.nb[ic]"):  # numba's machine code: compiled once, not per checkout
+        (path / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, path / file.relative_to(ROOT))
     known = yaml.safe_load((ROOT / "pipelines.yaml").read_text())["pipelines"] | yaml.safe_load(SMOKE.read_text())
     chosen = {"pipelines": {name: known[name] for name in pipelines or ("smoke",)}}
     (path / "pipelines.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))

@@ -169,7 +169,7 @@ def _align(
         is_better = False
         for move in range(10):
             number, sign = move >> 1, 1 - 2 * (move & 1)
-            trial[:] = at
+            _copy(at, trial)
             trial[number] += sign * steps[number]
             if abs(trial[number]) > bounds[number] + 1e-9:
                 continue
@@ -178,12 +178,20 @@ def _align(
             tries += 1
             if found > score:
                 score, is_better = found, True
-                at[:] = trial
-                affine[:] = moved
+                _copy(trial, at)
+                _copy(moved.reshape(-1), affine.reshape(-1))
         if not is_better:
-            steps /= 2
+            for number in range(len(steps)):
+                steps[number] /= 2
             halvings += 1
     return score
+
+
+@compiled
+def _copy(source: Floats, target: Floats) -> None:
+    """As `target[:] = source`, which takes seconds to compile: it may raise an error with a text."""
+    for place in range(len(source)):
+        target[place] = source[place]
 
 
 @compiled

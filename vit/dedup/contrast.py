@@ -137,7 +137,13 @@ def agreement_of(ours: Floats, theirs: Floats) -> float:
             if max(_energy(a), _energy(b)) > least:
                 found[count] = correlation_of(a, b)
                 count += 1
-    return np.sort(found[:count])[int(MAY_DIFFER * count)] if count else 0.0
+    for place in range(1, count):  # sorted by insertion
+        value, before = found[place], place - 1
+        while before >= 0 and found[before] > value:
+            found[before + 1] = found[before]
+            before -= 1
+        found[before + 1] = value
+    return found[int(MAY_DIFFER * count)] if count else 0.0
 
 
 @compiled

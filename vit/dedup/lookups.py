@@ -56,7 +56,8 @@ def _by_digit(keys: Ints, rows: Ints, shift: int) -> Ints:
     starts, ordered = np.zeros((1 << _DIGIT) + 1, dtype=np.int64), np.empty_like(rows)
     for row in rows:
         starts[((keys[row] >> shift) & ((1 << _DIGIT) - 1)) + 1] += 1
-    starts = np.cumsum(starts)
+    for digit in range(1, len(starts)):
+        starts[digit] += starts[digit - 1]
     for row in rows:
         digit = (keys[row] >> shift) & ((1 << _DIGIT) - 1)
         ordered[starts[digit]] = row

@@ -20,7 +20,7 @@ PIPELINE = "mini"
 OVERRIDES = ("finetune.train.learning_rate=0.02", "evaluate.train.steps=40")  # the second only to save minutes
 FRESH, TOUCHED = ("prepare", "deduplicate", "pretrain"), ("finetune", "evaluate", "register")
 STAGES = (*FRESH, *TOUCHED)
-PICTURES = ("deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores")
+PICTURES = ("prepare-corpus", "deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores")
 RUN_SECONDS = 1200.0
 PAGE_MILLISECONDS = 60_000  # two busy cores
 SHOTS = ROOT / "test-results" / "ui"

@@ -3,7 +3,7 @@
 Pictures that come with scikit-image, scikit-learn and matplotlib are cut into tiles; every other tile is a training
 image, and the test set is 29 edited copies of each (vit.dedup.edits) among all the other tiles, so that most negative
 pairs are neighbours in one picture. A fundus photograph (skimage.data.retina) is among them. Thresholds were fixed on
-seeds 0 and 1; grids, edits' strengths and places are drawn anew for every seed, and those shown here are others.
+seeds 0, 1 and 6; grids, edits' strengths and places are drawn anew for every seed, and those shown here are others.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import dedup_quality, dedup_speed
 from vit.dedup.tiers import FAST, THOROUGH
 
-SEEDS = (2, 3, 4, 5)
+SEEDS = (2, 3, 4, 5, 7)  # over a million pairs
 CORPORA = 14_000_000, 300_000_000  # ImageNet-21k and JFT-300M
 
 

@@ -24,6 +24,7 @@ from vit.dedup.contrast import (
     busy_share,
     correlation_of,
     halved,
+    likeness_to_itself,
     normalise,
     seen_through,
     uncross,
@@ -101,6 +102,25 @@ def is_copy(scored: Scores, distance: Ints, tier: Tier) -> Ints:
     alike = (both >= tier.min_far) | (scored.first >= asked)
     has_detail = (scored.busy >= BUSY_SHARE) | (both >= tier.min_plain) | (scored.detail >= tier.min_detail)
     return alike & has_detail & (scored.agreement >= tier.min_agreement)
+
+
+def is_repetition(pairs: Pairs, scored: Scores, place: int, tier: Tier) -> bool:
+    """Whether a pair agrees no better than a repetitive picture does with itself, moved: another part of a wall.
+
+    An alignment that was searched for can be one such part laid over another, and must agree better still.
+    """
+    itself = 0.0
+    for image, affine in (
+        (pairs.train[place], pairs.train_maps[place]),
+        (pairs.test[place], scored.maps[place]),
+    ):
+        patch = np.empty((SIDE, SIDE))
+        seen_through(halved(image), affine, patch)
+        normalise(patch, blurs_of(SIDE), FLOOR)
+        itself = max(itself, likeness_to_itself(patch))
+    is_sought = bool(scored.is_refined[place]) and itself >= tier.repetitive
+    asked = itself + (tier.min_beyond_refined if is_sought else tier.min_beyond) * (1 - itself)
+    return bool(scored.correlation[place] < asked)
 
 
 def has_other_colours(train: Pixels, test: Pixels, train_map: Floats, test_map: Floats, *, is_busy: bool) -> bool:

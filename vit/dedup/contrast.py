@@ -18,6 +18,7 @@ FINE, COARSE = 1.0, 2.0  # sigmas in pixels of 32: detail finer than FINE is los
 FAINT = 0.15  # root mean square local contrast; an image below it is flat, and its score shrinks towards 0
 STRUCTURE, BUSY_SHARE = 0.3, 0.4  # local contrast of a pixel, and share of pixels with it in what is no plain shape
 BLOCK = 8  # pixels; the picture is 4 x 4 blocks
+NEAREST, FARTHEST = 4, 16  # pixels by which a picture is moved to be compared with itself
 MAY_DIFFER = 0.4  # share of the blocks: text and logos are laid over
 UNIT = 16  # of a gray level in a patch; all that follows are integers
 WEIGHT = 256  # of a blur: weights sum to it
@@ -106,8 +107,8 @@ def correlation_of(ours: Floats, theirs: Floats) -> float:
     """Pearson's, with norms of at least FAINT."""
     number = ours.size
     a, b, aa, bb, ab = 0.0, 0.0, 0.0, 0.0, 0.0
-    for y in range(len(ours)):
-        for x in range(len(ours)):
+    for y in range(ours.shape[0]):
+        for x in range(ours.shape[1]):
             a += ours[y, x]
             b += theirs[y, x]
             aa += ours[y, x] * ours[y, x]
@@ -144,6 +145,19 @@ def agreement_of(ours: Floats, theirs: Floats) -> float:
             before -= 1
         found[before + 1] = value
     return found[int(MAY_DIFFER * count)] if count else 0.0
+
+
+@compiled
+def likeness_to_itself(contrast: Floats) -> float:
+    """The highest correlation of a picture with itself moved away: near 1 for courses of bricks, tiles, a smooth edge."""
+    highest = -1.0
+    for down in range(FARTHEST + 1):
+        for across in range(-FARTHEST if down else 0, FARTHEST + 1):
+            if down * down + across * across >= NEAREST * NEAREST:
+                left, right = max(across, 0), min(across, 0)
+                ours, theirs = contrast[down:, left : SIDE + right], contrast[: SIDE - down, -right : SIDE - left]
+                highest = max(highest, correlation_of(ours, theirs))
+    return highest
 
 
 @compiled

@@ -209,6 +209,8 @@ class TestIndex:
             train, test = int(part.train[place]), int(part.test[place])
             colours = sight.full(train).colours, self._prints.colours[test]
             is_busy = bool(scored.busy[place] >= BUSY_SHARE)
+            if check.is_repetition(pairs, scored, place, self.tier):
+                continue
             if check.has_other_colours(*colours, maps[0][place], scored.maps[place], is_busy=is_busy):
                 continue
             matches.append(((train, test), self._near(sight, part, place, scored)))

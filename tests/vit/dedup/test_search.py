@@ -1,5 +1,6 @@
 """Copies are found whatever was done to them, look-alikes are not, and how the work is cut up changes nothing."""
 
+import dataclasses
 import io
 import pickle
 
@@ -10,6 +11,7 @@ from skimage import data
 
 from vit.data.pictures import encode_png
 from vit.dedup import edits, prints
+from vit.dedup.contrast import SIDE, likeness_to_itself
 from vit.dedup.search import CROWD, Match, TestIndex
 from vit.dedup.tiers import FAST, THOROUGH, Tier, tier, window
 from vit.dedup.views import flip
@@ -127,6 +129,23 @@ def test_tiles_of_one_masked_photograph_are_no_duplicates() -> None:
     assert (candidates.train != candidates.test).any()  # they do collide; the check is what rejects them
     for hard in (FAST, THOROUGH):
         assert pairs(find(quarters, quarters, hard)) == [(i, i) for i in range(4)]
+
+
+def test_courses_of_bricks_are_no_duplicates() -> None:
+    """Laid over each other they agree, but no better than each does with itself, moved by a course."""
+    wall = Image.fromarray(data.brick()).convert("RGB")
+    places = [(120 * column, 120 * row) for row in range(4) for column in range(4)]
+    parts = [png(wall.crop((x, y, x + 120, y + 120))) for x, y in places]
+    trusting = dataclasses.replace(THOROUGH, min_beyond=0.0, min_beyond_refined=0.0)
+    assert len(find(parts, parts, trusting)) > len(parts)
+    assert pairs(find(parts, parts, THOROUGH)) == [(i, i) for i in range(len(parts))]
+
+
+def test_stripes_are_like_themselves_and_noise_is_not() -> None:
+    noise = np.random.default_rng(0).integers(-1024, 1024, (SIDE, SIDE)).astype(float)
+    assert likeness_to_itself(np.tile(noise[:, :8], 4)) == pytest.approx(1.0)
+    assert likeness_to_itself(noise) < 0.3
+    assert likeness_to_itself(np.zeros((SIDE, SIDE))) == 0.0
 
 
 def test_a_crowd_of_look_alikes_is_counted() -> None:

@@ -22,7 +22,9 @@ def compiled(function: Function) -> Function:
 def compiled_exact_sums(function: Function) -> Function:
     """The same for sums of integers that floats hold exactly: they may be added in any order, so in vectors."""
     options = {"contract", "reassoc", "nsz"}
-    return cast(Function, cast(Any, numba).njit(cache=True, nogil=True, error_model="numpy", fastmath=options)(function))
+    return cast(
+        Function, cast(Any, numba).njit(cache=True, nogil=True, error_model="numpy", fastmath=options)(function)
+    )
 
 
 def _popcount(_context: Any, word: Any) -> Any:

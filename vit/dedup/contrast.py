@@ -149,7 +149,7 @@ def agreement_of(ours: Floats, theirs: Floats) -> float:
 
 @compiled
 def likeness_to_itself(contrast: Floats) -> float:
-    """The highest correlation of a picture with itself moved away: near 1 for courses of bricks, tiles, a smooth edge."""
+    """The highest correlation of a picture with itself moved: near 1 for courses of bricks or a smooth edge."""
     highest = -1.0
     for down in range(FARTHEST + 1):
         for across in range(-FARTHEST if down else 0, FARTHEST + 1):

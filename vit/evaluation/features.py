@@ -1,0 +1,21 @@
+"""Features of a frozen network, taken once and used by every probe."""
+
+import torch
+from torch import Tensor
+
+from vit.data.loader import evaluation_batches
+from vit.data.shards import Shards
+from vit.data.views import View
+from vit.models.build import Model
+
+
+@torch.inference_mode()
+def features(model: Model, shards: Shards, *, resolution: int, view: View) -> tuple[Tensor, Tensor]:
+    """What the head sees of every image, float32 [N, D], and the labels int64 [N], on the CPU."""
+    model.eval()
+    seen: list[Tensor] = []
+    labels: list[Tensor] = []
+    for images, targets in evaluation_batches(shards, range(len(shards)), resolution=resolution, view=view):
+        seen.append(model.features(images).float().cpu())
+        labels.append(targets.cpu())
+    return torch.cat(seen), torch.cat(labels)

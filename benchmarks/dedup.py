@@ -8,6 +8,7 @@ seeds 0, 1 and 6; grids, edits' strengths and places are drawn anew for every se
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"\nCore-hours of the {speeds[2].what}: {', '.join(hours)}")
         written["times"] = {speed.what: speed.times.median for speed in speeds}
     if options.only in (None, "memory"):
-        written["memory"] = dedup_speed.memory()
-        print(f"\nPeak memory in MB by number of training codes: {written['memory']}")
+        print("\nMemory of a worker with 100,000 test images (python -m benchmarks.dedup_memory)", flush=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.dedup_memory"], check=True)
     if options.json:
         options.json.write_text(json.dumps(written, indent=2) + "\n")
 

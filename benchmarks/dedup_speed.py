@@ -2,9 +2,6 @@
 
 import dataclasses
 import io
-import resource
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -132,29 +129,6 @@ def jpegs(number: int = 150) -> list[bytes]:
     return files
 
 
-def memory() -> dict[str, int]:
-    """Peak megabytes of a worker with 100,000 test images after so many training images, each in its own process."""
-    result: dict[str, int] = {}
-    for train in (0, 10_000, 100_000, 1_000_000):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.dedup_speed", str(train)], capture_output=True, text=True, check=True
-        )
-        result[f"{train:,}"] = int(done.stdout)
-    return result
-
-
-def _worker(train: int) -> None:
-    """Hold an index of 100,000 test images, pass `train` codes by it and print the peak memory in MB."""
-    draw = np.random.Generator(np.random.PCG64(3))
-    parts = _codes(draw, TESTS * len(FAST.test_windows))
-    index = TestIndex(_tests(), FAST, TestCodes(_codes(draw, TESTS * len(FAST.test_flips)), parts))
-    for start in range(0, train, 1000):
-        index.screen(_codes(draw, min(1000, train - start)))
-    files = jpegs(30)
-    index.find(prints.take(files, complete=False), files.__getitem__)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-
-
 def _codes(draw: np.random.Generator, number: int) -> Pixels:
     return draw.integers(0, 256, (number, 32), dtype=np.uint8)
 
@@ -174,7 +148,3 @@ def _tests() -> Prints:
         is_flat=np.zeros(TESTS, dtype=bool),
         unreadable={},
     )
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[1]))

@@ -65,8 +65,18 @@ def rows(run: Run) -> list[Row]:
             note=random,
         )
     )
+    table.append(_frozen(scores["frozen_mean_of_tasks"]))
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
     return table
+
+
+def _frozen(means: dict[str, float]) -> Row:
+    """Few-shot and linear scores of frozen features."""
+    few = [
+        f"{name.removeprefix('few_shot_')}: {_percent(top1)}" for name, top1 in means.items() if name.startswith("few")
+    ]
+    note = f"by images of a class {', '.join(few)}" if few else ""
+    return Row(what="frozen features, linear, mean", value=_percent(means["linear"]), note=note)
 
 
 def _pretraining(metrics: dict[str, Any]) -> Row:

@@ -5,14 +5,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from flows.adapters import ray_cluster
+from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress
+from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
+from vit.data.loader import evaluation_batches
+from vit.data.shards import Shards
+from vit.data.views import View
+from vit.evaluation.probing import ProbeConfig, Probed, probe
 from vit.evaluation.vtab import GROUPS, Score, TransferConfig, means, transfer, untrained
+from vit.models import load
+from vit.models.vit import ViT
 from vit.models.weights.native import transfer as under_new_head
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
@@ -25,6 +33,7 @@ class EvaluateConfig:
     resolution: int  # pixels
     train: TrainConfig
     augment: AugmentConfig
+    probes: ProbeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +46,20 @@ class Job:
     model: Path
     pretrained: bool
     transfer: TransferConfig
+    probes: ProbeConfig
     leaked: frozenset[str]  # keys of test images that the corpus shows
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What one transfer gave; frozen features are scored where they are pre-trained."""
+
+    tuned: Score
+    frozen: Probed | None
+
+
 def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
-    """Write scores.json and scores.png; transfers run side by side on the workers.
+    """Write scores.json, scores.png and looks inside the network; transfers run side by side on the workers.
 
     Test images that `dedup` found in the corpus are scored, and left out of a second number, as in BiT's Table 7.
     """
@@ -49,9 +67,7 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
         suite = json.loads((images / "tasks" / "tasks.json").read_text())
         if not suite["tasks"]:
             raise ValueError(f"{images}/tasks/tasks.json names no task to evaluate on")
-        transfer_config = TransferConfig(
-            **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        )
+        transfer_config = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
         leaked = leaked_keys(dedup)
         jobs = [
             Job(
@@ -61,6 +77,7 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
                 model=model.resolve(),
                 pretrained=pretrained,
                 transfer=transfer_config,
+                probes=config.probes,
                 leaked=leaked.get(task["name"], frozenset()),
             )
             for task in suite["tasks"]
@@ -69,7 +86,19 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
         scores = summarise(suite, _score_all(jobs))
         output.write_json(work / "scores.json", scores)
         task_scores(scores, work / "scores.png")
+        corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
+        look_inside(model / output.MODEL, corpus, config.augment.evaluation, work)
     return out
+
+
+def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:
+    """Filters, positions, attention distance and rollout of a Vision Transformer, over validation images."""
+    network = load(model)
+    if isinstance(network, ViT) and len(examples):
+        rows = np.linspace(0, len(examples) - 1, min(EXAMPLES, len(examples))).astype(int)
+        resolution = network.config.resolution
+        batches = evaluation_batches(examples, rows.tolist(), resolution=resolution, view=view, batch_size=len(rows))
+        analyse(network.to(device()), next(batches)[0], out)
 
 
 def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
@@ -79,45 +108,53 @@ def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
     return {task: frozenset(pair["test"] for pair in pairs if pair["benchmark"] == task) for task in tasks}
 
 
-def _score_all(jobs: list[Job]) -> dict[tuple[str, bool], Score]:
+def _score_all(jobs: list[Job]) -> dict[tuple[str, bool], Scored]:
     report = progress.reporter("evaluate", len(jobs))
-    scores: dict[tuple[str, bool], Score] = {}
+    scores: dict[tuple[str, bool], Scored] = {}
     for job, score in ray_cluster.map_unordered(score_task, jobs):
         scores[job.task, job.pretrained] = score
         kind = "vtab" if job.pretrained else "vtab_random_init"
-        report(len(scores), {f"{kind}/{job.task}": score.top1})
+        report(len(scores), {f"{kind}/{job.task}": score.tuned.top1})
     return scores
 
 
-def score_task(job: Job) -> tuple[Job, Score]:
-    """Run one transfer."""
+def score_task(job: Job) -> tuple[Job, Scored]:
+    """Run one transfer, after probes of the features as they came."""
     network = under_new_head(
         job.model / output.MODEL, resolution=job.transfer.resolution, num_classes=job.num_classes, dropout=0.0
     )
     if not job.pretrained:
         network = untrained(network, job.transfer.train.seed)
-    torch.manual_seed(job.transfer.train.seed)
-    return job, transfer(network.to(device()), job.tasks / job.task, job.transfer, leaked=job.leaked)
+    network, seed, task = network.to(device()), job.transfer.train.seed, job.tasks / job.task
+    frozen = None
+    if job.pretrained:
+        view = job.transfer.augment.evaluation
+        frozen = probe(network, task, job.probes, resolution=job.transfer.resolution, view=view, seed=seed)
+    torch.manual_seed(seed)
+    return job, Scored(tuned=transfer(network, task, job.transfer, leaked=job.leaked), frozen=frozen)
 
 
-def summarise(suite: dict[str, Any], scores: dict[tuple[str, bool], Score]) -> dict[str, Any]:
+def summarise(suite: dict[str, Any], scored: dict[tuple[str, bool], Scored]) -> dict[str, Any]:
     """The content of scores.json (ARCHITECTURE.md)."""
     groups = {task["name"]: task["group"] for task in suite["tasks"]}
     families = {task["name"]: task["family"] for task in suite["tasks"]}
-    trained = means({task: scores[task, True].top1 for task in groups}, groups)
-    random = means({task: scores[task, False].top1 for task in groups}, groups)
+    tuned, untuned = ({task: scored[task, pretrained].tuned for task in groups} for pretrained in (True, False))
+    trained = means({task: score.top1 for task, score in tuned.items()}, groups)
+    random = means({task: score.top1 for task, score in untuned.items()}, groups)
+    frozen = {task: one for task in groups if (one := scored[task, True].frozen) is not None}
     return {
         "family": suite["family"],
         "tasks": {
             task: {
                 "group": group,
                 "family": families[task],
-                "top1": scores[task, True].top1,
-                "top1_random_init": scores[task, False].top1,
-                "chance": scores[task, True].chance,
-                "num_test": scores[task, True].num_test,
-                "top1_clean": scores[task, True].top1_clean,
-                "num_clean": scores[task, True].num_clean,
+                "top1": tuned[task].top1,
+                "top1_random_init": untuned[task].top1,
+                "chance": tuned[task].chance,
+                "num_test": tuned[task].num_test,
+                "top1_clean": tuned[task].top1_clean,
+                "num_clean": tuned[task].num_clean,
+                "frozen": probed(frozen[task]),
             }
             for task, group in groups.items()
         },
@@ -128,4 +165,21 @@ def summarise(suite: dict[str, Any], scores: dict[tuple[str, bool], Score]) -> d
         "mean_of_groups": trained["mean_of_groups"],
         "mean_of_tasks_random_init": random["mean_of_tasks"],
         "mean_of_groups_random_init": random["mean_of_groups"],
+        "frozen_mean_of_tasks": mean_of_probes(list(frozen.values())),
     }
+
+
+def probed(one: Probed) -> dict[str, Any]:
+    """Scores on frozen features as JSON."""
+    few = {str(shots): {"top1": mean, "std": deviation} for shots, (mean, deviation) in one.few_shot.items()}
+    return {"few_shot": few, "linear": one.linear, "nearest": one.nearest}
+
+
+def mean_of_probes(tasks: list[Probed]) -> dict[str, float]:
+    """Means over tasks by probe: `few_shot_5`, `linear`, `nearest`."""
+    columns = [
+        {f"few_shot_{shots}": mean for shots, (mean, _) in task.few_shot.items()}
+        | {"linear": task.linear, "nearest": task.nearest}
+        for task in tasks
+    ]
+    return {name: float(np.mean([column[name] for column in columns])) for name in columns[0]}

@@ -93,6 +93,7 @@ def collect(*, dedup: Path, pretrain: Path, model: Path, scores: Path) -> dict[s
     top1 = {f"{task['group']}/{name}": task["top1"] for name, task in report["tasks"].items()}
     top1 |= {name: group["top1"] for name, group in report["groups"].items()}
     top1 |= {name: report[name] for name in ("mean_of_tasks", "mean_of_groups")}
+    found |= _numbers("frozen", report["frozen_mean_of_tasks"])
     found |= {f"vtab/{name}": math.nan if value is None else float(value) for name, value in top1.items()}
     return dict(sorted(found.items()))
 

@@ -15,7 +15,7 @@ RANDOM = "#b9b9b9"
 
 def training_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Loss and learning rate over the steps; rows have `step`, `train/loss`, `train/learning_rate`."""
-    figure = _figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.4)
     loss = figure.subplots()
     steps = [row["step"] for row in rows]
     loss.plot(steps, [row["train/loss"] for row in rows], color="#3b7dd8")
@@ -25,7 +25,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]], title: str, path: Path) ->
     rate.plot(steps, [row["train/learning_rate"] for row in rows], color="#b9b9b9", linestyle="--")
     rate.set_ylabel("learning rate (dashed)")
     rate.set_ylim(bottom=0)
-    _save(figure, path)
+    save(figure, path)
 
 
 def task_scores(scores: Mapping[str, Any], path: Path) -> None:
@@ -34,7 +34,7 @@ def task_scores(scores: Mapping[str, Any], path: Path) -> None:
     `scores` is the content of scores.json.
     """
     tasks: Mapping[str, Mapping[str, Any]] = scores["tasks"]
-    figure = _figure(8.4, 3.8)
+    figure = new_figure(8.4, 3.8)
     axes = figure.subplots()
     x = np.arange(len(tasks))
     colours = [GROUP_COLOURS[task["group"]] for task in tasks.values()]
@@ -46,10 +46,10 @@ def task_scores(scores: Mapping[str, Any], path: Path) -> None:
     labels = [f"{group}: {100 * mean['top1']:.1f}" for group, mean in scores["groups"].items()]
     handles = [axes.bar(0, 0, color=GROUP_COLOURS[group]) for group in scores["groups"]]
     axes.legend([*handles, axes.bar(0, 0, color=RANDOM)], [*labels, "from random weights"], fontsize="small", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """Sizes in inches, of 100 pixels each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -59,5 +59,7 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a PNG that says nothing of when and with what it was made; the path."""
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+    return path

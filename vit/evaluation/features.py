@@ -9,7 +9,7 @@ from vit.data.views import View
 from vit.models.build import Model
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: some probes are trained on what comes out
 def features(model: Model, shards: Shards, *, resolution: int, view: View) -> tuple[Tensor, Tensor]:
     """What the head sees of every image, float32 [N, D], and the labels int64 [N], on the CPU."""
     model.eval()

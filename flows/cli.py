@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import data_cli, dedup_cli, zoo
+from flows import analysis_cli, data_cli, dedup_cli, zoo
 from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -27,6 +27,7 @@ app.add_typer(data_cli.data, name="data")
 app.add_typer(zoo.models, name="models")
 app.add_typer(zoo.weights, name="weights")
 app.command()(dedup_cli.dedup)
+app.command()(analysis_cli.analyse)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 

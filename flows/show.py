@@ -33,6 +33,10 @@ CAPTIONS = {
     "corpus": "Some images of some classes of the corpus, with the number of images in each class",
     "pairs": "Corpus images that were removed, each beside the test image it repeats, most doubtful first",
     "curves": "Training loss and learning rate by step",
+    "filters": "Principal components of the patch embedding's filters (paper Fig. 7 left)",
+    "positions": "Cosine of each patch's position embedding with all others' (paper Fig. 7 centre)",
+    "attention_distance": "How far the heads of each layer look, in pixels (paper Fig. 7 right)",
+    "rollout": "Validation images, and what attention carries of them to the output (paper Fig. 6)",
     "scores": "Top-1 of every task, beside the same model from random weights (grey) and chance (black line)",
 }
 _watchers: list[Callable[[str, Done | None], None]] = []

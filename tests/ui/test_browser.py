@@ -20,7 +20,8 @@ PIPELINE = "mini"
 OVERRIDES = ("finetune.train.learning_rate=0.02", "evaluate.train.steps=40")  # the second only to save minutes
 FRESH, TOUCHED = ("prepare", "deduplicate", "pretrain"), ("finetune", "evaluate", "register")
 STAGES = (*FRESH, *TOUCHED)
-PICTURES = ("prepare-corpus", "deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores")
+LOOKS = ("evaluate-filters", "evaluate-positions", "evaluate-attention-distance", "evaluate-rollout")
+PICTURES = ("prepare-corpus", "deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores", *LOOKS)
 RUN_SECONDS = 1200.0
 PAGE_MILLISECONDS = 60_000  # two busy cores
 SHOTS = ROOT / "test-results" / "ui"

@@ -113,14 +113,21 @@ def report(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="The overrides of the run, if it had any.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write a page instead that opens without a network.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the results of a finished run again."""
+    """Print the results of a finished run again, or write them as a page."""
     from flows import report as results
     from flows import terminal
     from flows.stages.run import Run
 
     this = Run.of(name, tuple(overrides or ()))
+    if page is not None:
+        page.write_text(results.page(this), encoding="utf-8")
+        typer.echo(str(page))
+        return
     _print_json(results.results(this)) if as_json else terminal.print_summary(this)
 
 

@@ -8,6 +8,18 @@ from typing import Any
 
 from flows.stages.run import Run
 
+# By the name of a stage's picture.
+CAPTIONS = {
+    "corpus": "Some images of some classes of the corpus, with the number of images in each class",
+    "pairs": "Corpus images that were removed, each beside the test image it repeats, most doubtful first",
+    "curves": "Training loss and learning rate by step",
+    "filters": "Principal components of the patch embedding's filters (paper Fig. 7 left)",
+    "positions": "Cosine of each patch's position embedding with all others' (paper Fig. 7 centre)",
+    "attention_distance": "How far the heads of each layer look, in pixels (paper Fig. 7 right)",
+    "rollout": "Validation images, and what attention carries of them to the output (paper Fig. 6)",
+    "scores": "Top-1 of every task, beside the same model from random weights (grey) and chance (black line)",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -117,6 +129,7 @@ def next_steps(run: Run) -> list[Row]:
         Row(what="all versions", value="vitflow models"),
         Row(what="pairs that were duplicates", value=f"{_shown(run.out('deduplicate'), run.root)}/report.html"),
         Row(what="scores as a picture", value=f"{_shown(run.out('evaluate'), run.root)}/scores.png"),
+        Row(what="all of it as a page", value=_command(run)),
         Row(what="everything else", value=f"{directory}/"),
         Row(what="in the browser", value="make up" if tracking.startswith("sqlite") else tracking),
     ]
@@ -132,6 +145,20 @@ def markdown(run: Run) -> str:
     lines += ["", decision(run), "", "### Tasks", "", "| task | top-1 | |", "|---|---:|---|"]
     lines += [f"| {row.what} | {row.value} | {row.note} |" for row in task_rows(run)]
     return "\n".join(lines) + "\n"
+
+
+def page(run: Run) -> str:
+    """The run as one HTML page, with the pictures of its stages."""
+    from flows.report_page import page as written
+
+    stages = ("prepare", "pretrain", "finetune", "evaluate", "deduplicate")
+    pictures = [path for stage in stages for path in sorted(run.out(stage).glob("*.png"))]
+    return written(results(run), rows(run), CAPTIONS, pictures)
+
+
+def _command(run: Run) -> str:
+    overrides = "".join(f" --set {override}" for override in run.overrides)
+    return f"vitflow report {run.pipeline}{overrides} --html report.html"
 
 
 def _suite(scores: dict[str, Any]) -> str:

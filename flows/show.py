@@ -29,16 +29,6 @@ from flows.stages.run import Run
 logger = logging.getLogger("vitflow")
 UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
 LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
-CAPTIONS = {
-    "corpus": "Some images of some classes of the corpus, with the number of images in each class",
-    "pairs": "Corpus images that were removed, each beside the test image it repeats, most doubtful first",
-    "curves": "Training loss and learning rate by step",
-    "filters": "Principal components of the patch embedding's filters (paper Fig. 7 left)",
-    "positions": "Cosine of each patch's position embedding with all others' (paper Fig. 7 centre)",
-    "attention_distance": "How far the heads of each layer look, in pixels (paper Fig. 7 right)",
-    "rollout": "Validation images, and what attention carries of them to the output (paper Fig. 6)",
-    "scores": "Top-1 of every task, beside the same model from random weights (grey) and chance (black line)",
-}
 _watchers: list[Callable[[str, Done | None], None]] = []
 _listeners: list[Listener] = []
 
@@ -118,7 +108,9 @@ def pictures(stage: str, out: Path) -> None:
         with _warning():
             key = f"{stage}-{path.stem}".replace("_", "-")
             text = f"{_inline(path)}\n\n`{path}`\n"
-            create_markdown_artifact(text, key=key, description=CAPTIONS.get(path.stem, f"{path.stem} of {stage}"))
+            create_markdown_artifact(
+                text, key=key, description=report.CAPTIONS.get(path.stem, f"{path.stem} of {stage}")
+            )
 
 
 def summary(run: Run) -> None:

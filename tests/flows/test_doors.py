@@ -126,6 +126,15 @@ def test_lineage_of_the_registered_version(by_flow: Path) -> None:
     assert config["pretrain"]["train"]["steps"] == 12 and set(config) == set(STAGES)
 
 
+def test_the_report_as_a_page(by_flow: Path) -> None:
+    done = vitflow(by_flow, "report", "smoke", "--html", "report.html")
+    assert done.returncode == 0, done.stderr
+    text = (by_flow / "report.html").read_text()
+    (by_flow / "report.html").unlink()
+    assert len(text) < 5_000_000 and text.count("<img ") >= 7  # curves, pairs, scores and four looks inside
+    assert "vitflow run smoke" in text and "5 a class" in text
+
+
 def test_report_and_predict(by_flow: Path) -> None:
     report = json.loads(vitflow(by_flow, "report", "smoke", "--json").stdout)
     assert report["deduplicate"]["images_in"] == 640

@@ -38,7 +38,8 @@ def attention_distances(pixels: Floats, path: Path) -> Path:
     axes = figure.subplots()
     for head in pixels.T:
         axes.scatter(np.arange(1, len(head) + 1), head, color="#3b7dd8", s=18)
-    axes.set(xlabel="layer", ylabel="mean attention distance, pixels", title="each point is a head", ylim=(0, None))
+    axes.set(xlabel="layer", ylabel="mean attention distance, pixels", title="each point is a head")
+    axes.set_ylim(0, 1.08 * max(float(pixels.max()), 1e-9))
     axes.set_xticks(np.arange(1, len(pixels) + 1, max(1, len(pixels) // 12)))
     return save(figure, path)
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows.stages.config import ConfigError, load
 from flows.stages.corpora import open_source
-from flows.stages.evaluate import summarise
+from flows.stages.evaluate import Scored, summarise
 from flows.stages.prepare import PrepareConfig, prepare
 from flows.stages.spread import spread
 from flows.stages.tasks import write as write_tasks
@@ -22,6 +22,7 @@ from tests.vit.data.datasets.vtab_archives import tiny
 from vit.data import datasets
 from vit.data.datasets.vtab.tasks import TASKS
 from vit.data.shards import Shards
+from vit.evaluation.probing import Probed
 from vit.evaluation.vtab import Score
 
 
@@ -58,7 +59,8 @@ def test_a_suite_is_of_the_family_of_its_data(family: str, tmp_path: Path) -> No
         assert {split: splits.count(split) for split in set(splits)} == SIZES
         assert json.loads((tmp_path / "tasks" / name / "manifest.json").read_text())["family"] == family
     assert max(Shards(tmp_path / "tasks" / "dsprites_loc").labels) == 15, "32 positions of the hub are 16 classes"
-    score = Score(top1=0.5, chance=0.1, num_test=3, top1_clean=0.5, num_clean=3)
+    tuned = Score(top1=0.5, chance=0.1, num_test=3, top1_clean=0.5, num_clean=3)
+    score = Scored(tuned=tuned, frozen=Probed(few_shot={5: (0.4, 0.01)}, linear=0.5, nearest=0.5))
     scores = summarise(found, {(task["name"], kind): score for task in found["tasks"] for kind in (True, False)})
     assert scores["family"] == family and {task["family"] for task in scores["tasks"].values()} == {family}
 

@@ -61,7 +61,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         ["make", "demo"],
         cwd=checkout,
-        env=environment(checkout, VITFLOW_WORKERS="2"),
+        env=environment(checkout, VITFLOW_WORKERS="2", RAY_worker_niceness="0"),  # other tests run beside it
         capture_output=True,
         text=True,
         check=False,

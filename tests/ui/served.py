@@ -63,7 +63,7 @@ class Served:
 @contextlib.contextmanager
 def served(checkout: Path) -> Generator[Served]:
     """`vitflow up` with its servers ready; nothing of it is left afterwards, whatever happens."""
-    variables = environment(checkout)
+    variables = environment(checkout, RAY_worker_niceness="0")
     del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
     ports = {"--prefect-port": _free_port(), "--mlflow-port": _free_port()}
     command = [sys.executable, "-m", "flows.cli", "up", *(str(word) for pair in ports.items() for word in pair)]

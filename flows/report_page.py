@@ -20,7 +20,7 @@ p,.note{color:var(--soft);max-width:75ch;overflow-wrap:anywhere}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%;background:#fff;border:1px solid var(--line)}
 th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-td:first-child,.free td{overflow-wrap:anywhere}
+.free td{overflow-wrap:anywhere}
 th{font-size:.8rem;color:var(--soft)}
 td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 figure{margin:.8rem 0;background:#fff;border:1px solid var(--line);border-radius:8px;padding:.6rem}

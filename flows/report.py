@@ -84,9 +84,9 @@ def rows(run: Run) -> list[Row]:
 
 def _frozen(means: dict[str, float]) -> Row:
     """Few-shot and linear scores of frozen features."""
-    few = [
-        f"{name.removeprefix('few_shot_')}: {_percent(top1)}" for name, top1 in means.items() if name.startswith("few")
-    ]
+    prefix = "few_shot_"
+    shots = sorted(int(name.removeprefix(prefix)) for name in means if name.startswith(prefix))
+    few = [f"{number}: {_percent(means[f'{prefix}{number}'])}" for number in shots]
     note = f"by images of a class {', '.join(few)}" if few else ""
     return Row(what="frozen features, linear, mean", value=_percent(means["linear"]), note=note)
 

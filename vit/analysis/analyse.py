@@ -14,6 +14,7 @@ from vit.analysis.attention import as_mask, attention, attention_distance, rollo
 from vit.analysis.embeddings import filter_components, position_similarity
 from vit.models.patch_embed import PatchEmbed
 from vit.models.vit import ViT
+from vit.typing import Floats
 
 EXAMPLES = 128  # images of the attention distance (App. D.7)
 SHOWN = 8  # images of the rollout
@@ -29,7 +30,7 @@ def analyse(model: ViT, images: Tensor, out: Path) -> list[Path]:
     written: list[Path] = []
     if isinstance(model.patch_embed, PatchEmbed):
         components, share = filter_components(model)
-        columns = {"variance": share.numpy(), "pixels": list(components.flatten(1).cpu().numpy())}
+        columns = {"variance": share.cpu().numpy(), "pixels": list(components.flatten(1).cpu().numpy())}
         written += _write(columns, out / "filters.parquet")
         written.append(inside.filters(components.cpu().numpy(), out / "filters.png"))
     if model.position_tables() is not None:
@@ -38,25 +39,34 @@ def analyse(model: ViT, images: Tensor, out: Path) -> list[Path]:
         columns = {"row": rows, "column": columns_, "cosines": list(alike.reshape(config.grid**2, -1))}
         written += _write(columns, out / "positions.parquet")
         written.append(inside.positions(alike, out / "positions.png"))
-    layers = attention(model, images)
-    distances = np.stack(
-        [
-            attention_distance(
-                layer, patch_pixels=config.patch_pixels, num_prefix_tokens=config.num_prefix_tokens
-            ).numpy()
-            for layer in layers
-        ]
-    )
+    shown = images[:SHOWN]
+    seen, distances = _attended(model, images)
     depth, heads = np.divmod(np.arange(distances.size), config.num_heads)
     columns = {"layer": depth, "head": heads, "pixels": distances.reshape(-1)}
     written += _write(columns, out / "attention_distance.parquet")
     written.append(inside.attention_distances(distances, out / "attention_distance.png"))
-    shown = images[:SHOWN]
-    seen = rollout([layer[:SHOWN] for layer in layers], num_prefix_tokens=config.num_prefix_tokens)
     written += _write({"patches": list(seen.flatten(1).numpy())}, out / "rollout.parquet")
     pixels = ((shown.cpu().permute(0, 2, 3, 1) + 1) / 2).clamp(0, 1).numpy()
     written.append(inside.rollouts(pixels, as_mask(seen, config.resolution).numpy(), out / "rollout.png"))
     return written
+
+
+def _attended(model: ViT, images: Tensor) -> tuple[Tensor, Floats]:
+    """Rollout of the first images [SHOWN, G, G], and the distance by layer and head over all.
+
+    A few images at a time: attention of a large network takes gigabytes.
+    """
+    prefix, patch_pixels = model.config.num_prefix_tokens, model.config.patch_pixels
+    rollouts: list[Tensor] = []
+    total = np.zeros((model.config.depth, model.config.num_heads))
+    for start in range(0, len(images), SHOWN):
+        layers = attention(model, images[start : start + SHOWN])
+        if not rollouts:
+            rollouts.append(rollout(layers, num_prefix_tokens=prefix).cpu())
+        for layer, probabilities in enumerate(layers):
+            distance = attention_distance(probabilities, patch_pixels=patch_pixels, num_prefix_tokens=prefix)
+            total[layer] += len(probabilities) * distance.cpu().numpy()
+    return rollouts[0], total / len(images)
 
 
 def _write(columns: Mapping[str, Any], path: Path) -> list[Path]:

@@ -1,13 +1,16 @@
 """Attention distance, rollout, filters and positions against closed forms."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from tests.networks import tiny_vit
+from vit.analysis.analyse import SHOWN, analyse
 from vit.analysis.attention import as_mask, attention, attention_distance, rollout
 from vit.analysis.embeddings import filter_components, position_similarity
 from vit.models.vit import ViT
@@ -117,3 +120,16 @@ def test_positions_are_like_themselves() -> None:
     torch.testing.assert_close(diagonal, torch.ones(grid**2, dtype=torch.float64))
     with pytest.raises(ValueError, match="nothing to compare"):
         position_similarity(ViT(dataclasses.replace(TINY, position="none"), 3))
+
+
+def test_a_few_images_at_a_time_are_as_good_as_all_at_once(tmp_path: Path) -> None:
+    model = ViT(TINY, 3)
+    images = torch.randn(SHOWN + 3, 3, TINY.resolution, TINY.resolution)
+    analyse(model, images, tmp_path)
+    found = pq.read_table(tmp_path / "attention_distance.parquet").to_pydict()["pixels"]
+    whole = [
+        attention_distance(layer, patch_pixels=TINY.patch_pixels, num_prefix_tokens=1)
+        for layer in attention(model, images)
+    ]
+    np.testing.assert_allclose(found, torch.cat(whole).numpy(), rtol=1e-6)
+    assert pq.read_table(tmp_path / "rollout.parquet").num_rows == SHOWN

@@ -80,7 +80,7 @@ bench-dedup: setup-dev ## finding edited copies beside pdqhash, imagehash and im
 up: setup ## Prefect and MLflow with their UIs and a runner; Ctrl-C stops them
 	@vitflow up
 
-pins: setup ## compile requirements*.txt from pyproject.toml
+pins: .venv/.uv ## compile requirements*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --python-version 3.11 --no-annotate --no-emit-index-url \
 	  -o requirements.txt --custom-compile-command "make pins"
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev -c requirements.txt --python-version 3.11 --no-annotate \

@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from flows.adapters import mlflow_registry
 from flows.adapters.mlflow_registry import Version
 from flows.adapters.mlflow_runs import check
-from flows.terminal import console
+from flows.report import Row
+from flows.reproduce import Outcome
+from flows.terminal import console, print_rows
 
 SHOWN_SCORES = ("pretrain/val/top1", "finetune/val/top1", "vtab/natural", "vtab/specialized", "vtab/structured")
 
@@ -50,6 +54,48 @@ def predict(images: list[Path], uri: str, top_k: int, *, as_json: bool) -> None:
     for row in answers:
         table.add_row(row["image"], row["label"], f"{100 * row['score']:.1f} %")
     console.print(table)
+
+
+def print_facts(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table for each section that says something."""
+    for section, values in found.items():
+        said = [Row(what=name, value=escape(_text(value))) for name, value in values.items() if value not in (None, [])]
+        if said:
+            print_rows(section, said)
+
+
+def print_differences(one: Version, other: Version, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> None:
+    """Side by side, with the step from one to the other where both are numbers."""
+    if not found:
+        console.print(f"{one.uri} and {other.uri} are the same in everything that the registry knows")
+        return
+    for section, values in found.items():
+        table = Table(title=section, title_justify="left")
+        for column in ("", one.uri, other.uri, "change"):
+            table.add_column(column, overflow="fold")
+        for name, (left, right) in values.items():
+            numbers = all(type(value) in (int, float) for value in (left, right))
+            table.add_row(name, escape(_text(left)), escape(_text(right)), f"{right - left:+.4g}" if numbers else "")
+        console.print(table)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Whether a version could be made again, and what differs."""
+    if outcome.is_same:
+        console.print(f"{outcome.uri}: made again in {outcome.checkout}, the same bits", soft_wrap=True)
+    else:
+        difference = f"weights differ by up to {outcome.max_difference:.3g}"
+        console.print(f"{outcome.uri}: made again in {outcome.checkout}, not the same: {difference}", soft_wrap=True)
+    for title, values in (("scores that differ", outcome.scores), ("software that differs", outcome.software)):
+        if values:
+            said = {name: f"{_text(before)} → {_text(now)}" for name, (before, now) in values.items()}
+            print_rows(title, [Row(what=name, value=escape(text)) for name, text in said.items()])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
 
 
 def _table(found: list[Version]) -> Table:

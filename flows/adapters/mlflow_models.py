@@ -11,6 +11,7 @@ from flows.adapters.mlflow_store import client, tracking_uri
 
 # The store first: it sets the environment that MLflow reads when it is imported.
 # isort: split
+import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 from mlflow.models import Model, ModelSignature
@@ -75,6 +76,14 @@ def load(uri: str) -> PyFuncModel:
     client()  # says so if the server is down
     _use_store()
     return mlflow.pyfunc.load_model(uri)
+
+
+def fetch(uri: str, directory: Path) -> Path:
+    """Download a model's weights, and nothing of it that is code; returns the native safetensors file."""
+    client()
+    _use_store()
+    got = mlflow.artifacts.download_artifacts(f"{uri.rstrip('/')}/artifacts/{WEIGHTS}", dst_path=str(directory))
+    return Path(got)
 
 
 def _example() -> str:

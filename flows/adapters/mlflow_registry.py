@@ -1,14 +1,11 @@
-"""Registered models: one version per fingerprint, aliases that move only for a better score, a model that says
-where it came from.
+"""Registered models: one version per fingerprint, a model that says where it came from.
 
-Aliases: `champion` (what applications load), `previous` (the champion before, for a rollback), `challenger` (the
-last one that did not win). Scores are version tags `metric.NAME`, so the gate and any client read the same number.
+Scores are version tags `metric.NAME`, so the gate (mlflow_gate.py) and any client read the same number.
 """
 
 import dataclasses
 import datetime
 import difflib
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,18 +23,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-DECISION, PREDECESSOR, EVALUATED_ON = "vitflow.decision", "vitflow.previous_champion", "vitflow.evaluated_on"
+EVALUATED_ON = "vitflow.evaluated_on"
 METRIC = "metric."  # prefix of the tags that hold scores
-TOLERANCE = 1e-9  # 0.86 - 0.85 is not 0.01 in floating point
 
 
 class UnknownModel(ValueError):
     """There is no such model, version or alias."""
-
-
-class PromotionConflict(RuntimeError):
-    """Someone else moved an alias at the same moment."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +55,7 @@ class Version:
     created: str  # ISO 8601, UTC
     run_id: str
     uri: str  # models:/NAME/VERSION
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What the gate said about a version."""
-
-    alias: str  # champion or challenger
-    sentence: str
-    value: float
-    champion: Version | None  # the one it was compared with
+    card: str = ""  # Markdown
 
 
 def register(model: Path, submission: Submission, *, run_id: str) -> Version:
@@ -98,42 +80,6 @@ def register(model: Path, submission: Submission, *, run_id: str) -> Version:
     return version
 
 
-def promote(name: str, version: str, metric: str, min_improvement: float) -> Decision:
-    """Make a version champion if its metric beats the champion's by `min_improvement`, else challenger.
-
-    NaN never wins; without a champion any number does; a tie does not; a champion scored on other data, or without
-    this metric, is not comparable and stays. The decision is stored on the version. Raises PromotionConflict.
-    """
-    with locked(f"registry-{check_name(name, 'model_name')}"):
-        known = {one.version: one for one in versions(name)}
-        if version not in known:
-            raise UnknownModel(f"{name} has no version {version}; it has {', '.join(known) or 'none'}")
-        candidate = known[version]
-        champion = next((one for one in known.values() if CHAMPION in one.aliases), None)
-        if champion is not None and champion.version == version:
-            return _as_before(candidate, known, metric)
-        decision = decide(candidate, champion, metric, min_improvement)
-        if decision.alias == CHAMPION:
-            _crown(candidate, champion, decision.sentence)
-        else:
-            client().set_model_version_tag(name, version, DECISION, decision.sentence)
-            _point(name, CHALLENGER, version)
-    return decision
-
-
-def decide(candidate: Version, champion: Version | None, metric: str, min_improvement: float) -> Decision:
-    """The gate alone: a pure function of two versions."""
-    value = candidate.scores.get(metric, math.nan)
-    wins, reason = _compare(candidate, champion, metric, min_improvement)
-    role = "becomes champion" if wins else "is a challenger"
-    return Decision(
-        alias=CHAMPION if wins else CHALLENGER,
-        sentence=f"version {candidate.version} {role}: {reason}",
-        value=value,
-        champion=champion,
-    )
-
-
 def find(name: str, fingerprint: str) -> Version | None:
     """The oldest version with this fingerprint."""
     check_name(name, "model_name")
@@ -147,6 +93,27 @@ def versions(name: str) -> list[Version]:
     query = f"name = '{check_name(name, 'model_name')}'"
     aliases, found = _aliases(name), [version for page in _pages(query) for version in page]
     return sorted((_plain(version, aliases) for version in found), key=lambda one: -int(one.version))
+
+
+def version(uri: str) -> Version:
+    """The version behind `models:/NAME@alias`, `models:/NAME/VERSION` or the same without `models:/`.
+
+    A name alone is its champion. Raises UnknownModel with what there is.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    name, slash, number = name.partition("/")
+    wanted = number if slash else (alias if at else "champion")
+    found = versions(name)
+    for one in found:
+        if (slash and one.version == wanted) or (not slash and wanted in one.aliases):
+            return one
+    known = [f"{one.uri} ({', '.join(one.aliases)})" if one.aliases else one.uri for one in found]
+    raise UnknownModel(f"{name} has no {'version' if slash else 'alias'} {wanted}; there are {', '.join(known)}")
+
+
+def fetch(uri: str, directory: Path) -> Path:
+    """The weights of a version (models:/NAME/VERSION), downloaded into `directory`: a native safetensors file."""
+    return mlflow_models.fetch(uri, directory)
 
 
 def names() -> list[str]:
@@ -173,58 +140,6 @@ def load(uri: str) -> PyFuncModel:
         raise UnknownModel(
             f"{uri} cannot be loaded ({error}); there are {', '.join(known) or 'no versions'}"
         ) from error
-
-
-def _compare(candidate: Version, champion: Version | None, metric: str, margin: float) -> tuple[bool, str]:
-    value = candidate.scores.get(metric, math.nan)
-    if math.isnan(value):
-        return False, f"its {metric} is no number"
-    if champion is None:
-        return True, f"its {metric} is {value:.4f} and there was no champion"
-    if champion.tags.get(EVALUATED_ON) != candidate.tags.get(EVALUATED_ON):
-        reason = "was scored on other data, so the two cannot be compared; move the alias by hand if it should go"
-        return False, f"the champion, version {champion.version}, {reason}"
-    best = champion.scores.get(metric, math.nan)
-    if math.isnan(best):
-        return False, f"the champion, version {champion.version}, has no {metric} to compare with"
-    rival = f"{best:.4f} of version {champion.version}"
-    if value > best and value - best >= margin - TOLERANCE:
-        return True, f"its {metric} of {value:.4f} beats the {rival}"
-    needed = f" by the {margin:g} that is asked for" if margin else ""
-    return False, f"its {metric} of {value:.4f} does not beat the {rival}{needed}"
-
-
-def _as_before(champion: Version, known: Mapping[str, Version], metric: str) -> Decision:
-    """What was decided when this champion won."""
-    return Decision(
-        alias=CHAMPION,
-        sentence=champion.tags.get(DECISION, f"version {champion.version} is the champion"),
-        value=champion.scores.get(metric, math.nan),
-        champion=known.get(champion.tags.get(PREDECESSOR, "")),
-    )
-
-
-def _crown(candidate: Version, champion: Version | None, sentence: str) -> None:
-    """Move the aliases, `previous` first: at every moment a consumer finds a champion, and a rollback its target."""
-    name = candidate.name
-    client().set_model_version_tag(name, candidate.version, DECISION, sentence)
-    if champion is not None:
-        client().set_model_version_tag(name, candidate.version, PREDECESSOR, champion.version)
-        _point(name, PREVIOUS, champion.version)
-    _point(name, CHAMPION, candidate.version)
-    if CHALLENGER in candidate.aliases:
-        client().delete_registered_model_alias(name, CHALLENGER)
-
-
-def _point(name: str, alias: str, version: str) -> None:
-    """Set an alias and read it back: the registry has no compare-and-set."""
-    client().set_registered_model_alias(name, alias, version)
-    found = client().get_model_version_by_alias(name, alias).version
-    if str(found) != version:
-        raise PromotionConflict(
-            f"{name}@{alias} was set to version {version} but is version {found}: another run promotes at the same "
-            "time; run register again when it is done"
-        )
 
 
 def _record(run_id: str, submission: Submission) -> None:
@@ -272,4 +187,5 @@ def _plain(found: ModelVersion, aliases: Mapping[str, str]) -> Version:
         created=created.isoformat(timespec="seconds"),
         run_id=found.run_id or "",
         uri=f"models:/{found.name}/{version}",
+        card=found.description or "",
     )

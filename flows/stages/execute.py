@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -84,12 +85,12 @@ def describe(run: Run, stage: str) -> dict[str, str]:
         "vitflow.pipeline": run.pipeline,
         "vitflow.stage": stage,
         "vitflow.fingerprint": output.fingerprint(stage, config, inputs),
-        "vitflow.overrides": " ".join(run.overrides),
+        "vitflow.overrides": shlex.join(run.overrides),
         "config.resolved": resolved,
         "config.sha256": hashlib.sha256(resolved.encode()).hexdigest(),
     }
     tags |= {f"dvc.{name}": content_hash(run.root, path) for name, path in sources.items()}
-    return tags | lineage.git_tags(run.root) | lineage.hardware_tags()
+    return tags | lineage.git_tags(run.root) | lineage.hardware_tags() | lineage.software_tags()
 
 
 def content_hash(root: Path, path: Path) -> str:

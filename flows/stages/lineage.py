@@ -11,8 +11,21 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
+SOFTWARE = (
+    "torch",
+    "numpy",
+    "ray",
+    "pillow",
+    "opencv-python-headless",
+    "simplejpeg",
+    "numba",
+    "mlflow",
+    "prefect",
+    "dvc",
+)
 RUN_ID = "mlflow.run_id"  # the MLflow run that the door opened for this stage, if it did
 
 current: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar(
@@ -55,6 +68,15 @@ def hardware_tags() -> dict[str, str]:
         "hardware.gpu": _gpus(),
         "hardware.platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def software_tags() -> dict[str, str]:
+    """Versions of what computes, reads or keeps results: `software.torch`, …; those that are installed."""
+    tags = {"software.python": platform.python_version()}
+    for name in SOFTWARE:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            tags[f"software.{name}"] = metadata.version(name)
+    return tags
 
 
 def _git(root: Path, *arguments: str) -> str | None:

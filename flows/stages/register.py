@@ -17,7 +17,8 @@ from vit.models.build import ModelConfig
 from vit.models.weights import native
 
 if TYPE_CHECKING:  # they import mlflow, which takes seconds; every command imports this module for its config
-    from flows.adapters.mlflow_registry import Decision, Submission, Version
+    from flows.adapters.mlflow_gate import Decision
+    from flows.adapters.mlflow_registry import Submission, Version
 
 CARD = string.Template("""\
 A network of the Vision Transformer paper (arXiv 2010.11929): $network, $classes.
@@ -53,11 +54,13 @@ class RegisterConfig:
     model_name: str  # in the MLflow registry
     metric: str  # that decides, e.g. vtab/mean_of_tasks; larger is better
     min_improvement: float  # over the champion, in units of the metric (a fraction)
+    max_drop: float | None  # of a group of tasks below the champion's; null: any, as long as the metric wins
 
     def __post_init__(self) -> None:
         check_name(self.model_name, "model_name")
-        if not (math.isfinite(self.min_improvement) and self.min_improvement >= 0):
-            raise ValueError(f"min_improvement is {self.min_improvement}, but must be a number of at least 0")
+        for name, value in (("min_improvement", self.min_improvement), ("max_drop", self.max_drop)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, but must be a number of at least 0")
 
 
 def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path, scores: Path, out: Path) -> Path:
@@ -66,7 +69,7 @@ def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path
     Metrics, lineage and model go on the MLflow run that the door opened (lineage.RUN_ID), or on a new one. Raises
     ValueError for an unknown metric, IncompleteInput for a damaged model, ServiceDown if MLflow does not answer.
     """
-    from flows.adapters import mlflow_registry
+    from flows.adapters import mlflow_gate, mlflow_registry
 
     inputs = {"dedup": dedup, "pretrain": pretrain, "model": model, "scores": scores}
     with output.writing(out, "register", config, inputs) as work:
@@ -76,9 +79,13 @@ def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path
         submission = submit(config, inputs, metrics)
         with _run(config, submission) as run_id:
             version = mlflow_registry.register(model, submission, run_id=run_id)
-            decision = mlflow_registry.promote(
-                config.model_name, version.version, config.metric, config.min_improvement
+            gate = mlflow_gate.Gate(
+                metric=config.metric,
+                min_improvement=config.min_improvement,
+                guarded=tuple(f"vtab/{group}" for group in _read(scores / "scores.json")["groups"]),
+                max_drop=config.max_drop,
             )
+            decision = mlflow_gate.promote(config.model_name, version.version, gate)
         output.write_json(work / "registration.json", describe(config, submission, version, decision))
     return out
 

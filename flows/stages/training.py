@@ -20,7 +20,7 @@ from vit.models.masked import MaskedPatchPrediction
 from vit.models.weights import native
 from vit.training import masking
 from vit.training.checkpoint import Checkpoints
-from vit.training.distributed import barrier, rank
+from vit.training.distributed import barrier, rank, world_size
 from vit.training.fit import FitConfig, fit, timed
 from vit.training.scoring import score
 
@@ -96,7 +96,9 @@ def worker(job: Job, report: ray_cluster.Report) -> None:
         masked = isinstance(model, MaskedPatchPrediction)
         body, class_names = (model.vit, []) if masked else (model, train.class_names)
         assert isinstance(body, Model)
-        _write_result(job, body, class_names, found | {"num_train": len(train), "num_val": len(val)})
+        _write_result(
+            job, body, class_names, found | {"num_train": len(train), "num_val": len(val), "world_size": world_size()}
+        )
     barrier()
 
 

@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.adapters import mlflow_gate as gate
 from flows.adapters import mlflow_registry as registry
-from flows.adapters.mlflow_registry import Submission, UnknownModel, Version, decide
+from flows.adapters.mlflow_gate import Gate, decide
+from flows.adapters.mlflow_registry import Submission, UnknownModel, Version
 from flows.adapters.mlflow_runs import stage_run
 from flows.adapters.mlflow_store import client
 from tests.networks import tiny_vit
@@ -81,7 +83,7 @@ def registered(model: Path, store_root: Path) -> Version:
         patch.setenv("VITFLOW_ROOT", str(store_root))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store_root / 'mlflow.db'}")
         made = register(model, "whole", "f1", 0.5)
-        registry.promote("whole", made.version, METRIC, 0.0)
+        gate.promote("whole", made.version, Gate(metric=METRIC, min_improvement=0.0))
     return made
 
 
@@ -178,17 +180,17 @@ def test_promotion_moves_the_aliases(model: Path) -> None:
         ("c", 0.6, {"champion": "3", "previous": "1", "challenger": "2"}),
     ]:
         made = register(model, "gate", fingerprint, score)
-        decision = registry.promote("gate", made.version, METRIC, 0.05)
+        decision = gate.promote("gate", made.version, Gate(metric=METRIC, min_improvement=0.05))
         assert aliases("gate") == expected
         assert registry.versions("gate")[0].tags["vitflow.decision"] == decision.sentence
-    again = registry.promote("gate", "3", METRIC, 0.05)
+    again = gate.promote("gate", "3", Gate(metric=METRIC, min_improvement=0.05))
     assert (again.alias, again.sentence) == ("champion", decision.sentence)
     assert again.champion is not None
     assert again.champion.version == "1"
     # A challenger that wins later is no challenger any more.
     client().set_registered_model_alias("gate", "champion", "2")
     client().set_registered_model_alias("gate", "challenger", "3")
-    assert registry.promote("gate", "3", METRIC, 0.05).alias == "champion"
+    assert gate.promote("gate", "3", Gate(metric=METRIC, min_improvement=0.05)).alias == "champion"
     assert aliases("gate") == {"champion": "3", "previous": "2"}
 
 
@@ -208,7 +210,7 @@ def test_promotion_moves_the_aliases(model: Path) -> None:
 )
 def test_gate(candidate: float, champion: float | None, margin: float, wins: bool, reason: str) -> None:
     rival = None if champion is None else version("1", champion)
-    decision = decide(version("2", candidate), rival, METRIC, margin)
+    decision = decide(version("2", candidate), rival, Gate(metric=METRIC, min_improvement=margin))
     assert (decision.alias == "champion") == wins
     assert reason in decision.sentence
 
@@ -216,9 +218,55 @@ def test_gate(candidate: float, champion: float | None, margin: float, wins: boo
 def test_champion_scored_on_other_data_stays() -> None:
     before = version("1", 0.1, **{"vitflow.evaluated_on": "x"})
     after = version("2", 0.9, **{"vitflow.evaluated_on": "y"})
-    decision = decide(after, before, METRIC, 0.0)
+    decision = decide(after, before, Gate(metric=METRIC, min_improvement=0.0))
     assert decision.alias == "challenger"
     assert "other data" in decision.sentence
+
+
+def test_a_group_that_falls_keeps_the_champion() -> None:
+    def scored(number: str, mean: float, natural: float) -> Version:
+        return dataclasses.replace(version(number, mean), scores={METRIC: mean, "vtab/natural": natural})
+
+    before, after = scored("1", 0.5, 0.8), scored("2", 0.6, 0.7)
+    guarded = ("vtab/natural", "vtab/structured")  # the second is in neither version
+    strict = Gate(metric=METRIC, min_improvement=0.0, guarded=guarded, max_drop=0.05)
+    refused = decide(after, before, strict)
+    assert refused.alias == "challenger"
+    assert "vtab/natural falls from 0.8000 to 0.7000" in refused.sentence
+    for loose in (dataclasses.replace(strict, max_drop=0.1), dataclasses.replace(strict, max_drop=None)):
+        assert decide(after, before, loose).alias == "champion"
+    # A guarded metric that is missing now was not shown to hold.
+    assert decide(version("2", 0.6), before, strict).alias == "challenger"
+
+
+def test_people_move_the_alias_and_say_why(model: Path) -> None:
+    for fingerprint, score in [("a", 0.5), ("b", 0.4), ("c", 0.6)]:
+        made = register(model, "people", fingerprint, score)
+        gate.promote("people", made.version, Gate(metric=METRIC, min_improvement=0.0))
+    assert aliases("people") == {"champion": "3", "previous": "1", "challenger": "2"}
+    gate.roll_back("people", who="Ada", why="wrong labels in May")
+    assert aliases("people") == {"champion": "1", "previous": "3", "challenger": "2"}
+    tags = registry.version("people").tags
+    assert tags["vitflow.moved_by"] == "Ada"
+    assert "rolled back: wrong labels in May" in tags["vitflow.decision"]
+    gate.appoint("people", "2", who="Bo", why="smaller")
+    assert aliases("people") == {"champion": "2", "previous": "1"}
+    assert "by Bo" in registry.version("models:/people@champion").tags["vitflow.decision"]
+    gate.appoint("people", "2", who="Cy", why="again")  # the champion already: the rollback's target stays
+    assert aliases("people") == {"champion": "2", "previous": "1"}
+    register(model, "lonely", "a", 0.5)
+    with pytest.raises(UnknownModel, match="no previous champion"):
+        gate.roll_back("lonely", who="Ada", why="no reason")
+
+
+def test_a_version_is_found_by_alias_number_or_name(registered: Version, tmp_path: Path) -> None:
+    for uri in ("whole", "whole@champion", "models:/whole@champion", "models:/whole/1", "whole/1"):
+        assert registry.version(uri).version == "1"
+    for uri, said in (("whole@winner", "no alias winner"), ("whole/7", "no version 7")):
+        with pytest.raises(UnknownModel, match=rf"{said}; there are models:/whole/1 \(champion\)"):
+            registry.version(uri)
+    file = registry.fetch("models:/whole/1", tmp_path)
+    assert native.read(file).class_names == ("cat", "dog", "owl")
 
 
 def test_two_registrations_at_once_make_one_version(model: Path) -> None:
@@ -249,7 +297,7 @@ def test_wrong_names_are_sentences(registered: Version) -> None:
     with pytest.raises(UnknownModel, match="no model URI"):
         registry.load("whole")
     with pytest.raises(UnknownModel, match="has no version 99"):
-        registry.promote("whole", "99", METRIC, 0.0)
+        gate.promote("whole", "99", Gate(metric=METRIC, min_improvement=0.0))
     for name in ("../etc", "a/b", "a..b", "x' OR 1=1"):
         with pytest.raises(ValueError, match=r"model name|model_name"):
             registry.versions(name)

@@ -19,7 +19,7 @@ from tests.networks import tiny_vit
 from vit.models.vit import ViT
 from vit.models.weights import native
 
-CONFIG = RegisterConfig(model_name="vit-test", metric="vtab/mean_of_tasks", min_improvement=0.0)
+CONFIG = RegisterConfig(model_name="vit-test", metric="vtab/mean_of_tasks", min_improvement=0.0, max_drop=None)
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +106,20 @@ def test_first_model_becomes_champion_and_names_its_origin(tmp_path: Path) -> No
 
 
 def test_same_model_again_is_the_same_version(tmp_path: Path) -> None:
-    config = RegisterConfig(model_name="vit-again", metric="vtab/mean_of_tasks", min_improvement=0.0)
+    config = RegisterConfig(model_name="vit-again", metric="vtab/mean_of_tasks", min_improvement=0.0, max_drop=None)
     inputs = outputs(tmp_path, 0.5)
     first = run(tmp_path, inputs, config)
     bytes_before = (tmp_path / "register" / "registration.json").read_bytes()
     second = run(tmp_path, inputs, config)
     assert (tmp_path / "register" / "registration.json").read_bytes() == bytes_before
-    stricter = RegisterConfig(model_name="vit-again", metric="vtab/mean_of_tasks", min_improvement=0.3)
+    stricter = RegisterConfig(model_name="vit-again", metric="vtab/mean_of_tasks", min_improvement=0.3, max_drop=None)
     third = run(tmp_path, inputs, stricter)
     assert first["version"] == second["version"] == third["version"] == "1"
     assert len(mlflow_registry.versions("vit-again")) == 1
 
 
 def test_worse_unmeasured_and_incomparable_models_stay_challengers(tmp_path: Path) -> None:
-    config = RegisterConfig(model_name="vit-gate", metric="vtab/mean_of_tasks", min_improvement=0.05)
+    config = RegisterConfig(model_name="vit-gate", metric="vtab/mean_of_tasks", min_improvement=0.05, max_drop=None)
     attempts = [
         (0.6, 360, "champion", "no champion"),
         (0.62, 360, "challenger", "by the 0.05"),
@@ -147,11 +147,11 @@ def test_worse_unmeasured_and_incomparable_models_stay_challengers(tmp_path: Pat
 )
 def test_wrong_config_is_refused_before_anything_runs(name: str, metric: str, margin: float, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        RegisterConfig(model_name=name, metric=metric, min_improvement=margin)
+        RegisterConfig(model_name=name, metric=metric, min_improvement=margin, max_drop=None)
 
 
 def test_unknown_metric_names_the_nearest_and_writes_nothing(tmp_path: Path) -> None:
-    config = RegisterConfig(model_name="vit-none", metric="vtab/mean_of_task", min_improvement=0.0)
+    config = RegisterConfig(model_name="vit-none", metric="vtab/mean_of_task", min_improvement=0.0, max_drop=None)
     with pytest.raises(ValueError, match="nearest are vtab/mean_of_tasks"):
         run(tmp_path, outputs(tmp_path, 0.5), config)
     assert not (tmp_path / "register").exists()

@@ -39,6 +39,6 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q = rearrange(self.q(self.latent), "one n (h d) -> one h n d", h=self.num_heads)
         k, v = (rearrange(half, "b n (h d) -> b h n d", h=self.num_heads) for half in self.kv(x).chunk(2, dim=2))
-        x = F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), k, v)
+        x = F.scaled_dot_product_attention(q.expand(x.shape[0], -1, -1, -1), k, v)
         x = self.proj(rearrange(x, "b h n d -> b n (h d)"))
         return (x + self.mlp(self.norm(x)))[:, 0]

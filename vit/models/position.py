@@ -104,7 +104,7 @@ def resize_pos_embed(
     target = (grid, grid) if isinstance(grid, int) else grid
     if target == (rows, columns):
         return pos_embed
-    image = patches.reshape(len(patches), rows, columns, -1).permute(0, 3, 1, 2)
+    image = patches.reshape(patches.shape[0], rows, columns, -1).permute(0, 3, 1, 2)
     resized = _RESAMPLERS[method](image, target).to(patches.dtype)
     return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 

@@ -85,7 +85,11 @@ class ViT(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Patch embeddings B G² D -> the encoder's output after its last LayerNorm, class token first: B N D."""
-        x = patches if self.cls_token is None else torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        x = (
+            patches
+            if self.cls_token is None
+            else torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
+        )
         tables = self.position_tables()
         x = self.pos_drop(x if tables is None else x + tables[0])
         for layer, block in enumerate(self.blocks):

@@ -10,7 +10,7 @@ from vit.training.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """AdamW (decay lr·wd·param, as flax.optim did), Adam or SGD (decay in the gradient, as BiT), of what wants gradients.
+    """AdamW (decay lr·wd·param, as flax.optim did), Adam or SGD (decay is in the gradient) of what wants gradients.
 
     The learning rate is 0 until `set_rate` is called, at every step. One fused kernel where the device has it.
     """

@@ -227,6 +227,12 @@ def test_where_images_come_from_and_what_it_is_called(name: str) -> None:
         location,
         "data/vtab",
     )
+    downstream = pipeline.prepare.downstream  # ImageNet itself needs none: Table 5's rows are fine-tuned on it
+    assert (downstream is None) == (source == "dataset:imagenet2012")
+    assert downstream is None or (downstream.source, downstream.location) == (
+        "dataset:imagenet2012",
+        "data/imagenet2012",
+    )
     assert pipeline.register.model_name == name and pipeline.deploy.description
     assert "augreg" in name or pipeline.prepare.num_val == (102_400 if source.endswith("fall11") else 0)
 

@@ -54,7 +54,7 @@ def pretrain(config: PretrainConfig, *, images: Path, kept: Path, out: Path) -> 
         job = training.Job(
             stage="pretrain",
             build=functools.partial(network, config),
-            images=images,
+            images=images / "corpus",
             kept=kept if config.subset == 1 else draw(config, kept, directory / "subset"),
             fit=FitConfig(resolution=config.model.resolution, train=config.train, augment=config.augment),
             scratch=directory,

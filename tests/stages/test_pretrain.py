@@ -14,6 +14,7 @@ from flows.stages.finetune import finetune
 from flows.stages.pretrain import PretrainConfig, draw, pretrain
 from tests.checkout import SMOKE
 from vit.data.shards import Shards, png_example, write
+from vit.models.weights import native
 
 
 @pytest.fixture
@@ -82,3 +83,18 @@ def test_pretraining_on_a_subset(inputs: dict[str, Path], tmp_path: Path, monkey
 def test_an_empty_subset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"subset is 0\.0; it must be above 0 and at most 1"):
         load_smoke(tmp_path, "pretrain.subset=0")
+
+
+def test_fine_tuning_takes_the_downstream_images_if_there_are_any(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITFLOW_WORKERS", "0")
+    config = load_smoke(tmp_path, "finetune.train.batch_size=8")
+    backbone = pretrain(config.pretrain, **inputs, out=tmp_path / "pretrain")
+    grey = np.full((10, 32, 32, 3), 90, dtype=np.uint8)
+    examples = [png_example(f"own-{i}", "val" if i < 2 else "train", i % 2, grey[i]) for i in range(10)]
+    write(inputs["images"] / "downstream", examples, name="downstream", class_names=["x", "y"])
+    model = finetune(config.finetune, **inputs, backbone=backbone, out=tmp_path / "finetune")
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert (metrics["num_train"], metrics["num_val"]) == (8, 2)
+    assert native.read(model / "model.safetensors").class_names == ("x", "y")

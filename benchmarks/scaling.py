@@ -1,72 +1,25 @@
 """What to expect from 1 to 1,024 GPUs, from a small model: `python -m benchmarks.scaling docs/scaling.md` writes it.
 
-The model is arithmetic on counted FLOPs, parameters and bytes; its assumptions are the constants below. Measured where
-`make bench-train` has run on the hardware, else taken from data sheets (they say which).
+The model is vit.training.scaling's. Measured where `make bench-train` has run on the hardware, else taken from data
+sheets (they say which).
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
-from vit.models.counting import forward_macs, parameters
 from vit.models.variants import configure
+from vit.training import scaling
+from vit.training.scaling import Assumptions, Prediction
 
 NETWORKS = ("ViT-B/16", "ViT-L/16", "ViT-H/14")
 GPUS = (1, 8, 64, 1024)
 CLASSES = 21_843
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assumptions:
-    """Each is a claim about hardware that a reader may replace."""
-
-    peak: float = 790e12  # FLOP/s: a plain 8192³ bf16 product on an H200, measured elsewhere (datasheet: 989e12)
-    utilisation: float = 0.55  # of that, in a compiled step: an estimate until make bench-train has run on one
-    within_node: float = 400e9  # bytes/s of an all-reduce between the 8 GPUs of a node: NVLink, an estimate
-    between_nodes: float = 40e9  # bytes/s a GPU of an all-reduce between nodes: 400 Gbit/s a GPU less overhead
-    overlap: float = 0.8  # share of communication that hides behind the backward pass
-    image_bytes: float = 110e3  # a JPEG of ImageNet
-    disk: float = 2e9  # bytes/s that one node writes
-    mean_hours: float = 50_000  # between failures of one GPU; at 1,024 one in two days
-    restart_seconds: float = 120.0  # noticing, starting processes, compiling
-    checkpoint_seconds: float = 600.0  # between two checkpoints
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """One network on so many GPUs, a global batch of 4,096."""
-
-    images_per_second: float
-    efficiency: float
-    exposed: float  # seconds of a step spent on communication alone
-    input_bytes: float  # a second, all GPUs
-    state_bytes: float
-    save_seconds: float
-    lost: float  # share of the time lost to failures
-
-
-def predict(name: str, gpus: int, about: Assumptions, *, batch: int = 4096) -> Row:
-    """Step time = products / (peak x utilisation) + what communication does not hide."""
-    config = configure(name, 224)
-    flops = 6.0 * sum(forward_macs(config, CLASSES).values())
-    weights = sum(parameters(config, CLASSES).values())
-    compute = flops * batch / gpus / (about.peak * about.utilisation)
-    # A ring moves 2 (n - 1)/n of the float32 gradients through every GPU.
-    bandwidth = about.within_node if gpus <= 8 else about.between_nodes
-    exposed = (1 - about.overlap) * 2 * (gpus - 1) / gpus * 4 * weights / bandwidth
-    seconds = compute + exposed
-    state = 12.0 * weights  # weights and both moments in float32
-    nodes = -(-gpus // 8)
-    failures = gpus / (about.mean_hours * 3600)  # a second
-    return Row(
-        images_per_second=batch / seconds,
-        efficiency=compute / seconds,
-        exposed=exposed,
-        input_bytes=batch / seconds * about.image_bytes,
-        state_bytes=state,
-        save_seconds=state / (about.disk * nodes),
-        lost=failures * (about.checkpoint_seconds / 2 + about.restart_seconds),
-    )
+def predict(name: str, gpus: int, about: Assumptions, *, batch: int = 4096) -> Prediction:
+    """A network by name at 224 px, with the classes of ImageNet-21k."""
+    return scaling.predict(configure(name, 224), gpus, about, batch=batch, num_classes=CLASSES)
 
 
 def page(about: Assumptions) -> str:

@@ -60,7 +60,13 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value for this run: a.b=c. May be repeated.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, on which data, at which cost, what is missing.")
+    ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Of a dry run: devices to reckon with, like 8xH100.", show_default="this machine"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline; stages that are up to date are skipped, a stage that was interrupted goes on."""
@@ -70,7 +76,11 @@ def run(
     this = Run.of(name, tuple(overrides or ()))
     plan = this.plan()
     if dry_run:
-        _print_json(plan) if as_json else terminal.print_plan(this, plan)
+        from flows import forecast
+
+        devices = forecast.Devices.here() if on is None else forecast.Devices.named(on)
+        expected = forecast.forecast(this, plan, devices)
+        _print_json(expected) if as_json else terminal.print_forecast(expected)
         return
     if any(plan.values()) or "PREFECT_API_URL" in os.environ:
         _run_flow(this, show=not as_json)

@@ -1,10 +1,11 @@
 """What a person sees in the terminal: one line per stage with a live bar, then the summary table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -89,15 +90,51 @@ def print_rows(title: str, rows: Iterable[report.Row]) -> None:
     console.print(grid, soft_wrap=True)
 
 
-def print_plan(run: Run, plan: dict[str, tuple[str, ...]]) -> None:
-    """What a run would do."""
-    table = Table(title=f"pipeline {run.pipeline}: what would run")
+def print_forecast(expected: Mapping[str, Any]) -> None:
+    """What a run would do, on which data, at which cost, and what is missing here."""
+    table = Table(title=f"pipeline {expected['pipeline']}: what would run")
     for column in ("stage", "", "because"):
         table.add_column(column)
-    for stage, reasons in plan.items():
-        state = "[yellow]would run" if reasons else "[green]up to date"
-        table.add_row(stage, state, "\n".join(reasons[:4]) + ("\n…" if len(reasons) > 4 else ""))
+    for stage, plan in expected["stages"].items():
+        colour, reasons = "green" if plan["state"] == "up to date" else "yellow", plan["because"]
+        shown = "\n".join(reasons[:4]) + ("\n…" if len(reasons) > 4 else "")
+        table.add_row(stage, f"[{colour}]{plan['state']}", escape(shown))
     console.print(table)
+    places = [
+        report.Row(what=what, value=escape(one["source"]), note=escape(_place(one)))
+        for what, one in expected["data"].items()
+    ]
+    print_rows("on which data", places)
+    console.print()
+    _print_cost(expected)
+    console.print()
+    missing = expected["missing"] or ["nothing"]
+    console.print("[bold]missing on this machine")
+    for sentence in missing:
+        console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _place(one: Mapping[str, Any]) -> str:
+    if one["location"] is None:
+        return "drawn here"
+    return f"{one['location']}, {'not complete' if one['missing'] else 'there'}"
+
+
+def _print_cost(expected: Mapping[str, Any]) -> None:
+    devices, memory = expected["devices"], expected["memory"]
+    named = f"{devices['number']} x {devices['name']}, {devices['peak'] / 1e12:,.2f} TFLOP/s each {devices['source']}"
+    table = Table(title=f"at which cost, on {named}")
+    for column in ("stage", "images seen", "steps", "exaFLOPs", "device-hours", "a checkpoint"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, cost in expected["cost"].items():
+        hours, size = f"{cost['device_hours']:,.2f}", f"{cost['checkpoint_bytes'] / 1e9:,.2f} GB"
+        table.add_row(stage, f"{cost['images']:,}", f"{cost['steps']:,}", f"{cost['exaflops']:,.3g}", hours, size)
+    console.print(table)
+    console.print(
+        f"pre-training takes {memory['fixed_bytes'] / 1e9:,.2f} GB of memory on a device, and "
+        f"{memory['bytes_per_image'] / 1e6:,.1f} MB for each image of a pass",
+        highlight=False,
+    )
 
 
 def fail(sentence: str) -> None:

@@ -41,6 +41,10 @@ class Patience:
 PATIENCE = Patience(
     attempts=8, first_wait=0.2, longest_wait=20, connect_timeout=5, read_timeout=60, slowest=50_000, total=240
 )
+# To ask whether something is there, not to read it.
+ONCE = Patience(
+    attempts=1, first_wait=0.2, longest_wait=0.2, connect_timeout=3, read_timeout=5, slowest=50_000, total=5
+)
 THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded"}
 LOUD = 3  # failures in a row that are worth a warning
 PROGRESS = 1_000_000  # bytes that make it worth beginning to count failures anew

@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from vit.data.store import LocalStore, Store
+from vit.data.store import LocalStore, Store, StoreUnavailable
 
 DIRECTORY, LIMIT = "VITFLOW_CACHE", "VITFLOW_CACHE_BYTES"
 CACHE_BYTES = 64_000_000_000  # unless the environment says otherwise
@@ -39,6 +39,30 @@ def open(location: str | Path | Store, *, cache: Path | None = None, cache_bytes
         cache_bytes=cache_limit() if cache_bytes is None else cache_bytes,
         patience=PATIENCE,
     )
+
+
+def problem(location: str | Path) -> str:
+    """Why nothing can be read at a path or address, as a sentence; empty if something is there. S3 is asked once."""
+    remote = _remote(location)
+    if remote is None:
+        return (
+            "" if _local(location).exists() else f"{location} does not exist; put the data there, or set its location"
+        )
+    from botocore.session import Session
+
+    if Session().get_credentials() is None:
+        return (
+            f"{location} needs credentials for S3, and there are none: set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    from flows.adapters.s3_objects import Bucket
+    from flows.adapters.s3_requests import ONCE
+
+    try:
+        first = next(Bucket(name=remote[0], patience=ONCE).keys(f"{remote[1]}/" if remote[1] else ""), None)
+    except (StoreUnavailable, FileNotFoundError) as error:
+        return str(error)
+    return "" if first else f"there is no object at {location}; put the data there, or set its location"
 
 
 def put(path: Path, destination: str | Path) -> None:

@@ -51,7 +51,7 @@ def deduplicate(config: DeduplicateConfig, *, images: Path, out: Path) -> Path:
         output.writing(out, "deduplicate", config, inputs) as work,
     ):
         corpus = Shards(images / "corpus", open_store=storage.open)
-        tests = _test_sets(images / "tasks")
+        tests = _test_sets(images)
         made_with = audit.settings(tier(config.tier))
         with State(finished / "state", made_with) as state:
             roots = [Root(name="corpus", store=corpus.home, shards=corpus)]
@@ -80,12 +80,15 @@ def _write(work: Path, images: Path, searched: Searched, decided: Decided, made_
     drawn.save(work / "pairs.png", optimize=True)
 
 
-def _test_sets(tasks: Path) -> list[Root]:
-    """The test split of every task."""
+def _test_sets(images: Path) -> list[Root]:
+    """The test split of every task, and the downstream images that are validated on."""
+    tasks = images / "tasks"
     listed = json.loads((tasks / "tasks.json").read_text())["tasks"]
     if not listed:
         raise ValueError(f"{tasks / 'tasks.json'} lists no tasks, so there is no test image to look for; prepare again")
     found = {task["name"]: Shards(tasks / task["name"], splits=("test",)) for task in listed}
+    if (images / "downstream").is_dir():
+        found["downstream"] = Shards(images / "downstream", splits=("val",))
     return [Root(name=name, store=shards.home, shards=shards) for name, shards in found.items()]
 
 

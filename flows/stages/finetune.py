@@ -1,4 +1,4 @@
-"""Fine-tune the pre-trained network at a higher resolution (paper §3.2, Table 4)."""
+"""Fine-tune the pre-trained network at a higher resolution (paper §3.2, Table 4), on the downstream images if any."""
 
 import dataclasses
 import functools
@@ -25,6 +25,7 @@ class FinetuneConfig:
 def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path, out: Path) -> Path:
     """Train on the workers from `backbone`; goes on from its own checkpoints after any interruption."""
     inputs = {"images": images, "kept": kept, "backbone": backbone}
+    own = (images / "downstream").is_dir()  # images of its own
     with (
         scratch.directory(out, "finetune", config, inputs) as (directory, fingerprint),
         output.writing(out, "finetune", config, inputs) as work,
@@ -32,8 +33,8 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
         job = training.Job(
             stage="finetune",
             build=functools.partial(network, config, backbone),
-            images=images,
-            kept=kept,
+            images=images / ("downstream" if own else "corpus"),
+            kept=None if own else kept,
             fit=FitConfig(resolution=config.resolution, train=config.train, augment=config.augment),
             scratch=directory,
             fingerprint=fingerprint,

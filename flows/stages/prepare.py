@@ -18,11 +18,23 @@ from vit.data.writing import refer, write_source
 
 SOURCES = ("mini", *corpora.SOURCES, "reference")
 SHEET = "corpus.png"
+DOWNSTREAM = "downstream"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Downstream:
+    """Labelled images to fine-tune on, with splits train and val, such as ImageNet's."""
+
+    source: str  # as of the corpus, but mini and reference
+    location: str  # where they are
+
+    def __post_init__(self) -> None:
+        corpora.check_kind(self.source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What the corpus is made of, and by which tasks it is judged."""
+    """What the corpus is made of, what a model fine-tunes on, and by which tasks it is judged."""
 
     seed: int  # mini: which images are drawn; the tasks are the same for every seed
     # mini, folder, table, webdataset, huggingface, reference (shards that stay where they are) or dataset:NAME
@@ -37,6 +49,7 @@ class PrepareConfig:
     num_images: int  # mini: train, val and planted images together
     val_fraction: float  # of each class, where the source has no val
     planted_fraction: float  # mini: share of the corpus that are edited copies of test images
+    downstream: Downstream | None  # what finetune trains on (§3.2), and deduplicate guards the val of; null: the corpus
     max_reject_share: float  # of all images; more unusable ones than these stop the run
     tasks: str | None  # a directory with VTAB's data (docs/data.md): its tasks; null: the ten of mini-VTAB
 
@@ -59,7 +72,7 @@ class PrepareConfig:
 
 
 def prepare(config: PrepareConfig, *, out: Path) -> Path:
-    """Write `corpus/`, `tasks/` and a contact sheet into `out`, and planted.parquet (mini) beside them.
+    """Write `corpus/`, `downstream/` if there is one, `tasks/` and a contact sheet; planted.parquet (mini) beside them.
 
     Raises ValueError if the source is no usable corpus: see vit.data.writing.write_source.
     """
@@ -69,6 +82,10 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
         else:
             _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
             tasks.write(work / "tasks", config.tasks, map=spread)
+        if config.downstream is not None:
+            source = corpora.open_source(config.downstream.source, config.downstream.location)
+            write_source(work.absolute() / DOWNSTREAM, source, name=DOWNSTREAM, **_rules(config))
+            _check_splits(work / DOWNSTREAM, config.downstream.location)
         inspection.sheet_of(work / "corpus", storage.open).save(work / SHEET, optimize=True)
     return out
 
@@ -87,8 +104,7 @@ def _write_mini(config: PrepareConfig, work: Path) -> None:
 
 def _write_corpus(config: PrepareConfig, directory: Path) -> None:
     location = str(config.location)
-    rules: dict[str, Any] = {"max_reject_share": config.max_reject_share, "val_fraction": config.val_fraction}
-    rules |= {"needs_val": True, "map": spread}
+    rules = _rules(config)
     if config.source == "reference" and corpora.guess(location) == "shards":
         refer_to(directory, storage.open(location), corpora.absolute(location))
     elif config.source == "reference":
@@ -104,6 +120,15 @@ def _write_corpus(config: PrepareConfig, directory: Path) -> None:
             merge=config.merge,
         )
         write_source(directory.absolute(), source, name="corpus", **rules)
+    _check_splits(directory, location)
+
+
+def _rules(config: PrepareConfig) -> dict[str, Any]:
+    rules: dict[str, Any] = {"max_reject_share": config.max_reject_share, "val_fraction": config.val_fraction}
+    return rules | {"needs_val": True, "map": spread}
+
+
+def _check_splits(directory: Path, location: str) -> None:
     splits = read_manifest(directory)["splits"]
     if not {"train", "val"} <= set(splits):
         raise ValueError(f"{location} has splits {', '.join(splits)}, but training needs images in train and in val")

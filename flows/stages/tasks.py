@@ -7,8 +7,7 @@ from typing import Any
 
 from flows.stages import output
 from vit.data import datasets, shards
-from vit.data.datasets import hf_vtab, noah, vtab
-from vit.data.datasets.download import present
+from vit.data.datasets import download, hf_vtab, noah, vtab
 from vit.data.record import Source
 from vit.data.synthetic import mini_vtab
 from vit.data.writing import Map, write_source
@@ -68,15 +67,24 @@ def _sources(place: Path) -> Iterator[Source]:
     if names := noah.tasks(place):
         yield from (noah.noah(place, name) for name in names)
         return
-    archived = [
-        task.name
-        for task in vtab.TASKS.values()
-        if any(present(below, archive) for archive in task.archives for below in (place, place / task.folder))
-    ]
+    archived = _archived(place)
     for name in archived:
         yield datasets.load(f"vtab/{name}", place, splits=vtab.SPLITS)
     for name in () if archived else hf_vtab.tasks(place):
         yield hf_vtab.hf_vtab(place, name, splits=vtab.SPLITS)
+
+
+def present(place: Path) -> list[str]:
+    """Names of the tasks that a directory has data of, by the first kind that is found there; nothing is read."""
+    return (noah.tasks(place) or _archived(place) or hf_vtab.tasks(place)) if place.is_dir() else []
+
+
+def _archived(place: Path) -> list[str]:
+    return [
+        task.name
+        for task in vtab.TASKS.values()
+        if any(download.present(below, one) for one in task.archives for below in (place, place / task.folder))
+    ]
 
 
 def _write_list(directory: Path, family: str, listed: list[dict[str, Any]]) -> None:

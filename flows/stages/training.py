@@ -33,16 +33,16 @@ class Job:
 
     stage: str
     build: Callable[[int], Model | MaskedPatchPrediction]  # number of classes -> network to start from
-    images: Path  # of prepare
-    kept: Path  # of deduplicate
+    images: Path  # shards
+    kept: Path | None  # directory of deduplicate whose index.parquet says which of them stay; None: all do
     fit: FitConfig
     scratch: Path  # checkpoints and the result, outside the stage's output
     fingerprint: str
 
 
-def corpus(images: Path, kept: Path, split: str) -> Shards:
+def corpus(images: Path, kept: Path | None, split: str) -> Shards:
     """The images of a split that de-duplication left."""
-    return Shards(images / "corpus", kept / "index.parquet", splits=(split,), open_store=storage.open)
+    return Shards(images, kept and kept / "index.parquet", splits=(split,), open_store=storage.open)
 
 
 def run(job: Job, work: Path) -> None:

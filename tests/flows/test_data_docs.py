@@ -52,7 +52,7 @@ def bring(directory: Path) -> None:
     }
     pack(directory / "shards" / "0.tar", samples)
     (directory / "classes.txt").write_text("\n".join(KINDS))
-    (directory / "parquet").mkdir()
+    (directory / "parquet").mkdir(exist_ok=True)
     cells = [{"bytes": data, "path": name} for name, data in images.items()]
     table = pa.table({"image": cells, "label": [n % 3 for n in range(30)]})
     pq.write_table(table, directory / "parquet" / "train-00000-of-00001.parquet")
@@ -118,6 +118,16 @@ def test_every_source_of_the_page_can_be_prepared(here: Path, changes: dict[str,
     assert {corpus.read(row) for row in range(30)} == {picture(number) for number in range(30)}
     assert any((out / "corpus").glob("*.tar")) == (changes["source"] != "reference")
     assert corpus.multi_label == (changes["source"] == "table")
+
+
+def test_other_images_to_fine_tune_on(here: Path) -> None:
+    (changes,) = [each for each in YAML if "downstream" in each]
+    (here / "photos" / "ant" / "broken.jpg").unlink()
+    (here / "photos").rename(here / "other-photos")
+    bring(here)
+    describe(here, YAML[0] | changes)
+    out = prepare(load("mine").prepare, out=here / "out")
+    assert len(Shards(out / "downstream", splits=("train", "val"))) == 30
 
 
 def test_tasks_from_the_folders_of_noah(here: Path) -> None:

@@ -32,6 +32,7 @@ CONFIG = PrepareConfig(
     num_images=0,
     val_fraction=0.2,
     planted_fraction=0,
+    downstream=None,
     max_reject_share=0.2,
     tasks=None,
 )
@@ -92,7 +93,7 @@ def test_a_corpus_in_s3_is_referred_to_and_trained_on_as_the_local_one(bucket: P
     assert not list((out / "corpus").glob("*.tar"))
     assert json.loads((out / "corpus" / "manifest.json").read_text())["location"] == "s3://photos/prepared"
     index = out / "corpus"  # stands for what de-duplication leaves
-    first, second = corpus(local, local / "corpus", "train"), corpus(out, index, "train")
+    first, second = corpus(local / "corpus", local / "corpus", "train"), corpus(out / "corpus", index, "train")
     assert first.digest == second.digest and first.keys == second.keys
     assert [first.read(row) for row in range(len(first))] == [second.read(row) for row in range(len(second))]
 

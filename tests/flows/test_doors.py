@@ -37,7 +37,8 @@ def versions(checkout: Path) -> list[str]:
 
 
 def plan(checkout: Path, *arguments: str) -> dict[str, list[str]]:
-    return json.loads(vitflow(checkout, "run", "smoke", "--dry-run", "--json", *arguments).stdout)
+    stages = json.loads(vitflow(checkout, "run", "smoke", "--dry-run", "--json", *arguments).stdout)["stages"]
+    return {stage: one["because"] for stage, one in stages.items()}
 
 
 def test_both_doors_give_the_same_bytes(by_flow: Path, by_dvc: Path) -> None:

@@ -201,3 +201,13 @@ def test_an_empty_result_is_an_error(tmp_path: Path) -> None:
 def test_a_bad_config_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no tier 'slow'; choose one of fast, thorough"):
         DeduplicateConfig(tier="slow")
+
+
+def test_downstream_validation_images_are_guarded_too(tmp_path: Path) -> None:
+    images = prepared(tmp_path / "prepare", corpus_examples())
+    pixels = tiles("grass", 12)
+    examples = [png_example(f"own-{i}", "val" if i == 3 else "train", 0, pixels[i]) for i in range(9)]
+    shards.write(images / "downstream", examples, name="downstream", class_names=["one"])
+    out = deduplicate(CONFIG, images=images, out=tmp_path / "deduplicate")
+    pairs = [p for p in pq.read_table(out / "pairs.parquet").to_pylist() if p["benchmark"] == "downstream"]
+    assert [(p["train"], p["test"]) for p in pairs] == [("image-1-03", "own-3")]  # train may repeat the corpus

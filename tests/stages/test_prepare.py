@@ -11,7 +11,7 @@ from PIL import Image
 
 from flows.stages import output, tasks
 from flows.stages.corpora import USUAL
-from flows.stages.prepare import SOURCES, PrepareConfig, prepare
+from flows.stages.prepare import SOURCES, Downstream, PrepareConfig, prepare
 from flows.stages.progress import listening
 from vit.data.shards import Shards, png_example, write
 from vit.data.synthetic import mini_vtab
@@ -27,6 +27,7 @@ MINI = PrepareConfig(
     num_images=320,
     val_fraction=0.2,
     planted_fraction=0.25,
+    downstream=None,
     max_reject_share=0.0,
     tasks=None,
 )
@@ -212,3 +213,13 @@ def test_tasks_that_are_not_there_are_missed(pictures: Path, tmp_path: Path, pla
 def test_a_place_that_is_not_there_is_named(tmp_path: Path, source: str) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         prepare(dataclasses.replace(MINI, source=source, location=str(tmp_path / "nowhere")), out=tmp_path / "out")
+
+
+def test_downstream_images_lie_beside_the_corpus(pictures: Path, tmp_path: Path) -> None:
+    downstream = Downstream(source="folder", location=str(pictures / "zebra" / ".."))
+    out = prepare(folder_config(pictures, downstream=downstream), out=tmp_path / "out")
+    assert Shards(out / "downstream", splits=("train",)).class_names == ["zebra", "Äpfel & co"]
+    assert len(Shards(out / "downstream", splits=("val",))) == 2
+    assert not (prepare(folder_config(pictures), out=tmp_path / "plain") / "downstream").exists()
+    with pytest.raises(ValueError, match="source 'reference' is unknown"):
+        Downstream(source="reference", location="x")

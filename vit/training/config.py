@@ -45,7 +45,7 @@ class TrainConfig:
     timescale: int  # updates in which rsqrt falls to 1/sqrt(2); 10,000 in big_vision
     warmup_steps: int  # updates
     cooldown_steps: int  # updates at the end in which the rate falls to 0 in a line; rsqrt needs it
-    weight_decay: float  # decoupled: lr x weight_decay x parameter
+    weight_decay: float  # adamw: decoupled, lr x weight_decay x parameter; sgd: L2, added to the gradient as BiT has it
     decay_on: DecayOn  # every parameter, as in the paper (Table 3); or no biases, norms, class token and positions
     grad_clip_norm: float  # global L2 norm; 0 switches clipping off
     stochastic_depth: float  # probability that an image skips the last block; falls in a line to 0 at the first
@@ -79,10 +79,10 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ValueError(f"betas {list(config.betas)} must be at least 0 and below 1")
     if config.eps <= 0:
         raise ValueError(f"eps {config.eps} must be above 0")
-    if config.weight_decay and config.optimizer != "adamw":
+    if config.weight_decay and config.optimizer == "adam":
         raise ValueError(
-            f"weight_decay {config.weight_decay} with {config.optimizer}: the paper decays only beside Adam and "
-            "decoupled from it; choose adamw, or set it to 0"
+            f"weight_decay {config.weight_decay} with adam: the paper decays decoupled from Adam; choose adamw, or set "
+            "it to 0"
         )
 
 

@@ -10,7 +10,7 @@ from vit.training.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """AdamW (decay lr·wd·param, as flax.optim did), Adam or SGD over the parameters that want gradients.
+    """AdamW (decay lr·wd·param, as flax.optim did), Adam or SGD (decay is in the gradient) of what wants gradients.
 
     The learning rate is 0 until `set_rate` is called, at every step. One fused kernel where the device has it.
     """
@@ -18,7 +18,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     if config.optimizer == "sgd":
         # On a CPU the fused kernel rounds in another order and saves nothing that shows.
         fused = _fused(model) if torch.cuda.is_available() else {}
-        return SGD(groups, lr=0.0, momentum=config.momentum, **fused)
+        return SGD(groups, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay, **fused)
     kind = AdamW if config.optimizer == "adamw" else Adam
     return kind(groups, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, **_fused(model))
 

@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
-from flows.adapters import ray_cluster, storage
-from flows.stages import output, progress
+from flows.adapters import storage
+from flows.stages import output, scratch, transfers
+from flows.stages.transfers import Job, Scored, name
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
 from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
 from vit.data.views import View
-from vit.evaluation.probing import ProbeConfig, Probed, probe
-from vit.evaluation.vtab import GROUPS, Score, TransferConfig, means, transfer, untrained
+from vit.evaluation.probing import ProbeConfig, Probed
+from vit.evaluation.vtab import GROUPS, TransferConfig, means
 from vit.models import load
 from vit.models.vit import ViT
-from vit.models.weights.native import transfer as under_new_head
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
 
@@ -36,59 +35,44 @@ class EvaluateConfig:
     probes: ProbeConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """One transfer, picklable."""
-
-    task: str
-    num_classes: int
-    tasks: Path
-    model: Path
-    pretrained: bool
-    transfer: TransferConfig
-    probes: ProbeConfig
-    leaked: frozenset[str]  # keys of test images that the corpus shows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What one transfer gave; frozen features are scored where they are pre-trained."""
-
-    tuned: Score
-    frozen: Probed | None
-
-
 def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
     """Write scores.json, scores.png and looks inside the network; transfers run side by side on the workers.
 
     Test images that `dedup` found in the corpus are scored, and left out of a second number, as in BiT's Table 7.
     """
-    with output.writing(out, "evaluate", config, {"images": images, "dedup": dedup, "model": model}) as work:
+    inputs = {"images": images, "dedup": dedup, "model": model}
+    with (
+        scratch.directory(out, "evaluate", config, inputs) as (directory, _),
+        output.writing(out, "evaluate", config, inputs) as work,
+    ):
         suite = json.loads((images / "tasks" / "tasks.json").read_text())
         if not suite["tasks"]:
             raise ValueError(f"{images}/tasks/tasks.json names no task to evaluate on")
-        transfer_config = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
-        leaked = leaked_keys(dedup)
-        jobs = [
-            Job(
-                task=task["name"],
-                num_classes=task["num_classes"],
-                tasks=(images / "tasks").resolve(),
-                model=model.resolve(),
-                pretrained=pretrained,
-                transfer=transfer_config,
-                probes=config.probes,
-                leaked=leaked.get(task["name"], frozenset()),
-            )
-            for task in suite["tasks"]
-            for pretrained in (True, False)
-        ]
-        scores = summarise(suite, _score_all(jobs))
+        scores = summarise(suite, transfers.score_all(_jobs(config, suite, images, dedup, model), directory))
         output.write_json(work / "scores.json", scores)
         task_scores(scores, work / "scores.png")
         corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
         look_inside(model / output.MODEL, corpus, config.augment.evaluation, work)
     return out
+
+
+def _jobs(config: EvaluateConfig, suite: dict[str, Any], images: Path, dedup: Path, model: Path) -> list[Job]:
+    """Every task from the model and from random weights."""
+    leaked = leaked_keys(dedup)
+    return [
+        Job(
+            task=task["name"],
+            num_classes=task["num_classes"],
+            tasks=(images / "tasks").resolve(),
+            model=model.resolve(),
+            pretrained=pretrained,
+            transfer=TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment),
+            probes=config.probes,
+            leaked=leaked.get(task["name"], frozenset()),
+        )
+        for task in suite["tasks"]
+        for pretrained in (True, False)
+    ]
 
 
 def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:
@@ -108,40 +92,14 @@ def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
     return {task: frozenset(pair["test"] for pair in pairs if pair["benchmark"] == task) for task in tasks}
 
 
-def _score_all(jobs: list[Job]) -> dict[tuple[str, bool], Scored]:
-    report = progress.reporter("evaluate", len(jobs))
-    scores: dict[tuple[str, bool], Scored] = {}
-    for job, score in ray_cluster.map_unordered(score_task, jobs):
-        scores[job.task, job.pretrained] = score
-        kind = "vtab" if job.pretrained else "vtab_random_init"
-        report(len(scores), {f"{kind}/{job.task}": score.tuned.top1})
-    return scores
-
-
-def score_task(job: Job) -> tuple[Job, Scored]:
-    """Run one transfer, after probes of the features as they came."""
-    network = under_new_head(
-        job.model / output.MODEL, resolution=job.transfer.resolution, num_classes=job.num_classes, dropout=0.0
-    )
-    if not job.pretrained:
-        network = untrained(network, job.transfer.train.seed)
-    network, seed, task = network.to(device()), job.transfer.train.seed, job.tasks / job.task
-    frozen = None
-    if job.pretrained:
-        view = job.transfer.augment.evaluation
-        frozen = probe(network, task, job.probes, resolution=job.transfer.resolution, view=view, seed=seed)
-    torch.manual_seed(seed)
-    return job, Scored(tuned=transfer(network, task, job.transfer, leaked=job.leaked), frozen=frozen)
-
-
-def summarise(suite: dict[str, Any], scored: dict[tuple[str, bool], Scored]) -> dict[str, Any]:
+def summarise(suite: dict[str, Any], scored: dict[str, Scored]) -> dict[str, Any]:
     """The content of scores.json (ARCHITECTURE.md)."""
     groups = {task["name"]: task["group"] for task in suite["tasks"]}
     families = {task["name"]: task["family"] for task in suite["tasks"]}
-    tuned, untuned = ({task: scored[task, pretrained].tuned for task in groups} for pretrained in (True, False))
+    tuned, untuned = ({task: scored[name(task, pretrained)].tuned for task in groups} for pretrained in (True, False))
     trained = means({task: score.top1 for task, score in tuned.items()}, groups)
     random = means({task: score.top1 for task, score in untuned.items()}, groups)
-    frozen = {task: one for task in groups if (one := scored[task, True].frozen) is not None}
+    frozen = {task: one for task in groups if (one := scored[name(task, True)].frozen) is not None}
     return {
         "family": suite["family"],
         "tasks": {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from flows.adapters import storage
-from flows.stages import output, scratch, transfers
-from flows.stages.transfers import Job, Scored, name
+from flows.stages import output, scratch
+from flows.stages.transfers import Piece, Result, Subject, score_all
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
@@ -48,7 +49,13 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
         suite = json.loads((images / "tasks" / "tasks.json").read_text())
         if not suite["tasks"]:
             raise ValueError(f"{images}/tasks/tasks.json names no task to evaluate on")
-        scores = summarise(suite, transfers.score_all(_jobs(config, suite, images, dedup, model), directory))
+        subject = Subject(
+            model=model.resolve(),
+            tasks=(images / "tasks").resolve(),
+            num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},
+            leaked=leaked_keys(dedup),
+        )
+        scores = summarise(suite, score_all(subject, pieces(config, list(subject.num_classes)), directory))
         output.write_json(work / "scores.json", scores)
         task_scores(scores, work / "scores.png")
         corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
@@ -56,23 +63,15 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
     return out
 
 
-def _jobs(config: EvaluateConfig, suite: dict[str, Any], images: Path, dedup: Path, model: Path) -> list[Job]:
-    """Every task from the model and from random weights."""
-    leaked = leaked_keys(dedup)
-    return [
-        Job(
-            task=task["name"],
-            num_classes=task["num_classes"],
-            tasks=(images / "tasks").resolve(),
-            model=model.resolve(),
-            pretrained=pretrained,
-            transfer=TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment),
-            probes=config.probes,
-            leaked=leaked.get(task["name"], frozenset()),
-        )
-        for task in suite["tasks"]
-        for pretrained in (True, False)
+def pieces(config: EvaluateConfig, tasks: Sequence[str]) -> list[Piece]:
+    """Every task by frozen features, from the model and from random weights."""
+    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    ways: list[dict[str, Any]] = [
+        {"pretrained": True, "probes": config.probes},
+        {"pretrained": True},
+        {"pretrained": False},
     ]
+    return [Piece(task=task, transfer=protocol, **way) for task in tasks for way in ways]
 
 
 def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:
@@ -92,14 +91,13 @@ def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
     return {task: frozenset(pair["test"] for pair in pairs if pair["benchmark"] == task) for task in tasks}
 
 
-def summarise(suite: dict[str, Any], scored: dict[str, Scored]) -> dict[str, Any]:
-    """The content of scores.json (ARCHITECTURE.md)."""
+def summarise(suite: dict[str, Any], results: Mapping[str, Result]) -> dict[str, Any]:
+    """The content of scores.json (ARCHITECTURE.md) from results by the names of their pieces."""
     groups = {task["name"]: task["group"] for task in suite["tasks"]}
     families = {task["name"]: task["family"] for task in suite["tasks"]}
-    tuned, untuned = ({task: scored[name(task, pretrained)].tuned for task in groups} for pretrained in (True, False))
+    tuned, untuned, frozen = (of_tasks(results, kind, groups) for kind in ("vtab", "vtab_random_init", "frozen"))
     trained = means({task: score.top1 for task, score in tuned.items()}, groups)
     random = means({task: score.top1 for task, score in untuned.items()}, groups)
-    frozen = {task: one for task in groups if (one := scored[name(task, True)].frozen) is not None}
     return {
         "family": suite["family"],
         "tasks": {
@@ -125,6 +123,11 @@ def summarise(suite: dict[str, Any], scored: dict[str, Scored]) -> dict[str, Any
         "mean_of_groups_random_init": random["mean_of_groups"],
         "frozen_mean_of_tasks": mean_of_probes(list(frozen.values())),
     }
+
+
+def of_tasks(results: Mapping[str, Result], kind: str, tasks: Iterable[str]) -> dict[str, Any]:
+    """By task the result of the piece `kind/TASK`."""
+    return {task: results[f"{kind}/{task}"] for task in tasks}
 
 
 def probed(one: Probed) -> dict[str, Any]:

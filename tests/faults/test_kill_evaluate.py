@@ -34,15 +34,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept(checkout: Path) -> dict[str, float]:
-    """The transfers that are done, by name, and when their files were written."""
+    """The pieces that are done, by name, and when their files were written."""
     (scratch,) = (checkout / "runs/smoke/.scratch").glob("evaluate-*/transfers")
     found = sorted(scratch.glob("*/*.json"))
     return {str(path.relative_to(scratch).with_suffix("")): path.stat().st_mtime for path in found}
 
 
 def reported(output: str) -> list[str]:
-    """The transfers that a process says it did."""
-    return re.findall(r"^evaluate \d+/20  (vtab\S+)", output, flags=re.MULTILINE)
+    """The pieces that a process says it did."""
+    return re.findall(r"^evaluate \d+/30  (\S+)", output, flags=re.MULTILINE)
 
 
 def test_no_finished_transfer_is_repeated(checkout: Path) -> None:
@@ -52,7 +52,7 @@ def test_no_finished_transfer_is_repeated(checkout: Path) -> None:
     assert undisturbed.returncode == 0, undisturbed.stderr
     scores = checkout / "runs/smoke/evaluate/scores.json"
     expected = json.loads(scores.read_text())
-    assert len(set(reported(undisturbed.stdout))) == 20
+    assert len(set(reported(undisturbed.stdout))) == 30
     scores.unlink()
 
     process = subprocess.Popen(EVALUATE, cwd=checkout, env=environment(checkout), stdout=subprocess.DEVNULL)
@@ -63,7 +63,7 @@ def test_no_finished_transfer_is_repeated(checkout: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = kept(checkout)
-    assert 7 <= len(done) < 20 and not scores.exists()
+    assert 7 <= len(done) < 30 and not scores.exists()
     damaged = sorted(done)[3]
     (file,) = (checkout / "runs/smoke/.scratch").glob(f"evaluate-*/transfers/{damaged}.json")
     file.write_text(file.read_text()[:-40])
@@ -72,7 +72,7 @@ def test_no_finished_transfer_is_repeated(checkout: Path) -> None:
         EVALUATE, cwd=checkout, env=environment(checkout), capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stderr
-    names = {f"{kind}/{task}" for kind in ("vtab", "vtab_random_init") for task in expected["tasks"]}
+    names = {f"{kind}/{task}" for kind in ("frozen", "vtab", "vtab_random_init") for task in expected["tasks"]}
     assert sorted(reported(again.stdout)) == sorted((names - done.keys()) | {damaged}), "each of the others, once"
     assert json.loads(scores.read_text()) == expected
     assert not (checkout / "runs/smoke/.scratch").exists(), "nothing is left once it has succeeded"

@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 SIDE_BY_SIDE := -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format deps bench bench-data bench-models bench-train up pins clean bench-dedup
+.PHONY: help setup demo test test-slow check format deps bench bench-data bench-evaluate bench-models bench-train up pins clean bench-dedup
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench-data: setup ## decoding and augmentation beside torchvision, webdataset an
 
 bench-train: setup ## our training loop beside bare PyTorch, timm and Hugging Face's Trainer
 	python -m benchmarks.train
+
+bench-evaluate: setup ## ten tasks of mini-VTAB beside the same one after another, each in its own process
+	python -m benchmarks.evaluate
 
 bench-models: setup ## training steps and inference beside timm's and Hugging Face's same networks
 	python -m benchmarks.models

@@ -11,10 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow check format deps bench bench-data bench-models bench-train up pins clean bench-dedup
+.PHONY: help setup setup-dev demo test test-slow check format deps bench bench-data bench-dedup bench-evaluate bench-models \
+  bench-train up pins clean
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.run ## create .venv with what the pipelines need
 setup-dev: .venv/.dev ## and with what tests, checks and benchmarks need
@@ -70,6 +71,9 @@ bench-data: setup-dev ## decoding and augmentation beside torchvision, webdatase
 
 bench-train: setup-dev ## our training loop beside bare PyTorch, timm and Hugging Face's Trainer
 	python -m benchmarks.train
+
+bench-evaluate: setup-dev ## ten tasks of mini-VTAB beside the same one after another, each in its own process
+	python -m benchmarks.evaluate
 
 bench-models: setup-dev ## training steps and inference beside timm's and Hugging Face's same networks
 	python -m benchmarks.models

@@ -1,12 +1,13 @@
 """All benchmarks, one after the other: `python -m benchmarks`, or `make bench`."""
 
-from benchmarks import data, models
+from benchmarks import data, evaluate, models
 
 
 def main() -> None:
     """Run each with its defaults."""
     models.main([])
     data.main([])
+    evaluate.main([])
 
 
 if __name__ == "__main__":

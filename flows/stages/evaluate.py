@@ -2,26 +2,26 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
-from flows.adapters import ray_cluster, storage
-from flows.stages import output, progress
+from flows.adapters import storage
+from flows.stages import output, scratch
+from flows.stages.transfers import Piece, Result, Subject, score_all
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
 from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
 from vit.data.views import View
-from vit.evaluation.probing import ProbeConfig, Probed, probe
-from vit.evaluation.vtab import GROUPS, Score, TransferConfig, means, transfer, untrained
+from vit.evaluation.probing import ProbeConfig, Probed
+from vit.evaluation.vtab import GROUPS, TransferConfig, means
 from vit.models import load
 from vit.models.vit import ViT
-from vit.models.weights.native import transfer as under_new_head
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
 
@@ -36,59 +36,42 @@ class EvaluateConfig:
     probes: ProbeConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """One transfer, picklable."""
-
-    task: str
-    num_classes: int
-    tasks: Path
-    model: Path
-    pretrained: bool
-    transfer: TransferConfig
-    probes: ProbeConfig
-    leaked: frozenset[str]  # keys of test images that the corpus shows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What one transfer gave; frozen features are scored where they are pre-trained."""
-
-    tuned: Score
-    frozen: Probed | None
-
-
 def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
     """Write scores.json, scores.png and looks inside the network; transfers run side by side on the workers.
 
     Test images that `dedup` found in the corpus are scored, and left out of a second number, as in BiT's Table 7.
     """
-    with output.writing(out, "evaluate", config, {"images": images, "dedup": dedup, "model": model}) as work:
+    inputs = {"images": images, "dedup": dedup, "model": model}
+    with (
+        scratch.directory(out, "evaluate", config, inputs) as (directory, _),
+        output.writing(out, "evaluate", config, inputs) as work,
+    ):
         suite = json.loads((images / "tasks" / "tasks.json").read_text())
         if not suite["tasks"]:
             raise ValueError(f"{images}/tasks/tasks.json names no task to evaluate on")
-        transfer_config = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
-        leaked = leaked_keys(dedup)
-        jobs = [
-            Job(
-                task=task["name"],
-                num_classes=task["num_classes"],
-                tasks=(images / "tasks").resolve(),
-                model=model.resolve(),
-                pretrained=pretrained,
-                transfer=transfer_config,
-                probes=config.probes,
-                leaked=leaked.get(task["name"], frozenset()),
-            )
-            for task in suite["tasks"]
-            for pretrained in (True, False)
-        ]
-        scores = summarise(suite, _score_all(jobs))
+        subject = Subject(
+            model=model.resolve(),
+            tasks=(images / "tasks").resolve(),
+            num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},
+            leaked=leaked_keys(dedup),
+        )
+        scores = summarise(suite, score_all(subject, pieces(config, list(subject.num_classes)), directory))
         output.write_json(work / "scores.json", scores)
         task_scores(scores, work / "scores.png")
         corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
         look_inside(model / output.MODEL, corpus, config.augment.evaluation, work)
     return out
+
+
+def pieces(config: EvaluateConfig, tasks: Sequence[str]) -> list[Piece]:
+    """Every task by frozen features, from the model and from random weights."""
+    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    ways: list[dict[str, Any]] = [
+        {"pretrained": True, "probes": config.probes},
+        {"pretrained": True},
+        {"pretrained": False},
+    ]
+    return [Piece(task=task, transfer=protocol, **way) for task in tasks for way in ways]
 
 
 def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:
@@ -108,40 +91,13 @@ def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
     return {task: frozenset(pair["test"] for pair in pairs if pair["benchmark"] == task) for task in tasks}
 
 
-def _score_all(jobs: list[Job]) -> dict[tuple[str, bool], Scored]:
-    report = progress.reporter("evaluate", len(jobs))
-    scores: dict[tuple[str, bool], Scored] = {}
-    for job, score in ray_cluster.map_unordered(score_task, jobs):
-        scores[job.task, job.pretrained] = score
-        kind = "vtab" if job.pretrained else "vtab_random_init"
-        report(len(scores), {f"{kind}/{job.task}": score.tuned.top1})
-    return scores
-
-
-def score_task(job: Job) -> tuple[Job, Scored]:
-    """Run one transfer, after probes of the features as they came."""
-    network = under_new_head(
-        job.model / output.MODEL, resolution=job.transfer.resolution, num_classes=job.num_classes, dropout=0.0
-    )
-    if not job.pretrained:
-        network = untrained(network, job.transfer.train.seed)
-    network, seed, task = network.to(device()), job.transfer.train.seed, job.tasks / job.task
-    frozen = None
-    if job.pretrained:
-        view = job.transfer.augment.evaluation
-        frozen = probe(network, task, job.probes, resolution=job.transfer.resolution, view=view, seed=seed)
-    torch.manual_seed(seed)
-    return job, Scored(tuned=transfer(network, task, job.transfer, leaked=job.leaked), frozen=frozen)
-
-
-def summarise(suite: dict[str, Any], scored: dict[tuple[str, bool], Scored]) -> dict[str, Any]:
-    """The content of scores.json (ARCHITECTURE.md)."""
+def summarise(suite: dict[str, Any], results: Mapping[str, Result]) -> dict[str, Any]:
+    """The content of scores.json (ARCHITECTURE.md) from results by the names of their pieces."""
     groups = {task["name"]: task["group"] for task in suite["tasks"]}
     families = {task["name"]: task["family"] for task in suite["tasks"]}
-    tuned, untuned = ({task: scored[task, pretrained].tuned for task in groups} for pretrained in (True, False))
+    tuned, untuned, frozen = (of_tasks(results, kind, groups) for kind in ("vtab", "vtab_random_init", "frozen"))
     trained = means({task: score.top1 for task, score in tuned.items()}, groups)
     random = means({task: score.top1 for task, score in untuned.items()}, groups)
-    frozen = {task: one for task in groups if (one := scored[task, True].frozen) is not None}
     return {
         "family": suite["family"],
         "tasks": {
@@ -167,6 +123,11 @@ def summarise(suite: dict[str, Any], scored: dict[tuple[str, bool], Scored]) -> 
         "mean_of_groups_random_init": random["mean_of_groups"],
         "frozen_mean_of_tasks": mean_of_probes(list(frozen.values())),
     }
+
+
+def of_tasks(results: Mapping[str, Result], kind: str, tasks: Iterable[str]) -> dict[str, Any]:
+    """By task the result of the piece `kind/TASK`."""
+    return {task: results[f"{kind}/{task}"] for task in tasks}
 
 
 def probed(one: Probed) -> dict[str, Any]:

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from flows.stages import evaluate as stage
-from flows.stages import output
+from flows.stages import output, transfers
 from flows.stages.config import load
 from flows.stages.evaluate import evaluate, leaked_keys
 from tests.networks import tiny_vit
@@ -51,8 +50,8 @@ class UpTo(nn.Module):
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """What earlier stages leave; networks are put in place of trained ones, and are right on 7 of 10 images, or 2."""
     monkeypatch.setenv("VITFLOW_WORKERS", "0")
-    monkeypatch.setattr(stage, "under_new_head", lambda *_, **__: UpTo(7))
-    monkeypatch.setattr(stage, "untrained", lambda *_: UpTo(2))
+    monkeypatch.setattr(transfers, "under_new_head", lambda *_, **__: UpTo(7))
+    monkeypatch.setattr(transfers, "untrained", lambda *_: UpTo(2))
     monkeypatch.setattr(vtab, "train", lambda *_, **__: None)
     with output.writing(tmp_path / "images", "prepare", Nothing(), {}) as work:
         for task in LEAKED:

@@ -9,7 +9,7 @@ import pytest
 
 from flows.stages.config import ConfigError, load
 from flows.stages.corpora import open_source
-from flows.stages.evaluate import Scored, summarise
+from flows.stages.evaluate import summarise
 from flows.stages.prepare import PrepareConfig, prepare
 from flows.stages.spread import spread
 from flows.stages.tasks import write as write_tasks
@@ -60,8 +60,9 @@ def test_a_suite_is_of_the_family_of_its_data(family: str, tmp_path: Path) -> No
         assert json.loads((tmp_path / "tasks" / name / "manifest.json").read_text())["family"] == family
     assert max(Shards(tmp_path / "tasks" / "dsprites_loc").labels) == 15, "32 positions of the hub are 16 classes"
     tuned = Score(top1=0.5, chance=0.1, num_test=3, top1_clean=0.5, num_clean=3)
-    score = Scored(tuned=tuned, frozen=Probed(few_shot={5: (0.4, 0.01)}, linear=0.5, nearest=0.5))
-    scores = summarise(found, {(task["name"], kind): score for task in found["tasks"] for kind in (True, False)})
+    frozen = Probed(few_shot={5: (0.4, 0.01)}, linear=0.5, nearest=0.5)
+    kinds = {"vtab": tuned, "vtab_random_init": tuned, "frozen": frozen}
+    scores = summarise(found, {f"{kind}/{task['name']}": one for task in found["tasks"] for kind, one in kinds.items()})
     assert scores["family"] == family and {task["family"] for task in scores["tasks"].values()} == {family}
 
 

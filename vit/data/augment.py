@@ -56,8 +56,8 @@ def draws(seed: int, epochs: Ints, positions: Ints, config: AugmentConfig) -> Fl
     return uniform64(_AUGMENT_STREAM, seed, epochs[:, None], positions[:, None], np.arange(count))
 
 
-def training_view(data: bytes, resolution: int, uniform: Floats, config: AugmentConfig) -> Pixels:
-    """One random view of an encoded image: crop, resize, flip, RandAugment; uint8 [resolution, resolution, 3].
+def training_view(data: bytes | Pixels, resolution: int, uniform: Floats, config: AugmentConfig) -> Pixels:
+    """One random view of an image, encoded or decoded: crop, resize, flip, RandAugment; uint8 [R, R, 3].
 
     `uniform` is a row of `draws`. Raises UnreadableImage.
     """

@@ -66,8 +66,13 @@ def whole(width: int, height: int) -> Window:
     return Window(0, 0, width, height)
 
 
-def decode(data: bytes) -> Pixels:
-    """All pixels, uint8 [H, W, 3], RGB, EXIF orientation not applied; raises UnreadableImage with the reason."""
+def decode(data: bytes | Pixels) -> Pixels:
+    """All pixels, uint8 [H, W, 3], RGB, EXIF orientation not applied; raises UnreadableImage with the reason.
+
+    Pixels are decoded already: they come back as they are.
+    """
+    if not isinstance(data, bytes):
+        return data
     frame = _frame(data)
     if frame is not None:
         pixels = _full(data)
@@ -76,12 +81,14 @@ def decode(data: bytes) -> Pixels:
     return np.asarray(pictures.decode(data))
 
 
-def decode_window(data: bytes, choose: Choose, *, shrink: int = 0) -> Pixels:
+def decode_window(data: bytes | Pixels, choose: Choose, *, shrink: int = 0) -> Pixels:
     """The pixels of the window that `choose` picks once it knows the size, uint8 [height, width, 3].
 
     If `shrink` > 0 the picture may come smaller by 2, 4 or 8, as long as no side of the window falls below `shrink`.
-    Raises UnreadableImage with the reason.
+    Pixels are only cut. Raises UnreadableImage with the reason.
     """
+    if not isinstance(data, bytes):
+        return _cut(data, choose(data.shape[1], data.shape[0]))
     frame = _frame(data)
     if frame is not None:
         window = choose(frame.width, frame.height)

@@ -180,6 +180,14 @@ class Shards:
             )
         return data
 
+    def content(self, row: int) -> bytes | Pixels:
+        """What views are made from: the encoded image, or its pixels, uint8 [H, W, 3], where those are at hand."""
+        return self.read(row)
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Shard and offset of a row's image."""
+        return self.shard_of(row), int(self._offsets[row])
+
     def image(self, row: int) -> Image.Image:
         """The decoded RGB image of a row; raises UnreadableImage naming its key."""
         try:

@@ -16,8 +16,8 @@ View = Literal["square", "centre"]
 CENTRE = 256 / 224  # of the resolution: the shorter side before the centre is cut out
 
 
-def evaluation_view(data: bytes, resolution: int, view: View) -> Pixels:
-    """An encoded image, shown: uint8 [resolution, resolution, 3]. Raises UnreadableImage."""
+def evaluation_view(data: bytes | Pixels, resolution: int, view: View) -> Pixels:
+    """An image, encoded or decoded, shown: uint8 [resolution, resolution, 3]. Raises UnreadableImage."""
     return shown(decode(data), resolution, view)
 
 

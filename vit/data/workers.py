@@ -80,8 +80,8 @@ def render(recipe: Recipe, samples: Samples, out: Pixels) -> None:
     shards, config = recipe.shards, recipe.augment
     uniform = None if config is None else draws(recipe.seed, samples.epochs, samples.positions, config)
     for place, row in enumerate(samples.ids.tolist()):
-        data = shards.read(row)
         try:
+            data = shards.content(row)
             if config is None or uniform is None:
                 out[place] = evaluation_view(data, recipe.resolution, recipe.evaluation)
             else:

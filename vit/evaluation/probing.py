@@ -6,18 +6,15 @@ training examples.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from vit.data.shards import Shards
-from vit.data.views import View
-from vit.evaluation.features import features
 from vit.evaluation.probes import Standard, few_shot, logistic, nearest
-from vit.evaluation.vtab import TRAIN_SPLITS
-from vit.models.build import Model
 
+Features: TypeAlias = tuple[Tensor, Tensor]  # of each image, float32 [N, D], and labels int64 [N]
 LINEAR_PENALTY = 1.0  # on standardised features: scikit-learn's default
 
 
@@ -45,18 +42,15 @@ class Probed:
     nearest: float  # 20 nearest of all training examples, in cosine
 
 
-def probe(model: Model, task: Path, config: ProbeConfig, *, resolution: int, view: View, seed: int) -> Probed:
-    """Score a model's features on a task whose images have one label each."""
-    examples, tests = Shards(task, splits=TRAIN_SPLITS), Shards(task, splits=("test",))
-    num_classes = len(examples.class_names)
-    train, test = (features(model, shards, resolution=resolution, view=view) for shards in (examples, tests))
+def probe(config: ProbeConfig, support: Features, tests: Features, *, num_classes: int, seed: int) -> Probed:
+    """Score a network's features (vit.evaluation.features) on a task whose images have one label each."""
     few: dict[int, tuple[float, float]] = {}
     for shots in config.shots:
-        scores = few_shot(train, test, num_classes, shots, seeds=range(seed, seed + config.supports))
+        scores = few_shot(support, tests, num_classes, shots, seeds=range(seed, seed + config.supports))
         few[shots] = float(np.mean(scores)), float(np.std(scores))
-    standard = Standard.of(train[0])
-    weights = logistic(*train, num_classes, penalty=LINEAR_PENALTY)
-    linear = (standard(test[0]) @ weights).argmax(dim=1)
-    near = nearest(*train, test[0], num_classes)
-    right = [float((found == test[1]).to(torch.float64).mean()) for found in (linear, near)]
+    standard = Standard.of(support[0])
+    weights = logistic(*support, num_classes, penalty=LINEAR_PENALTY)
+    linear = (standard(tests[0]) @ weights).argmax(dim=1)
+    near = nearest(*support, tests[0], num_classes)
+    right = [float((found == tests[1]).to(torch.float64).mean()) for found in (linear, near)]
     return Probed(few_shot=few, linear=right[0], nearest=right[1])

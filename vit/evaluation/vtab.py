@@ -6,19 +6,17 @@ One protocol for all tasks, as the paper has it. Scores of the mini suite are ca
 import dataclasses
 import logging
 from collections.abc import Mapping, Set
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from vit.data.augment import AugmentConfig
-from vit.data.loader import training_batches
+from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
-from vit.evaluation.clean import without
+from vit.evaluation.answers import answers, clean_top1, top1
 from vit.models.build import Model, build
 from vit.training.config import TrainConfig
 from vit.training.loop import train
-from vit.training.scoring import score
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
 GROUPS = ("natural", "specialized", "structured")
@@ -51,34 +49,53 @@ class Score:
     num_clean: int
 
 
-def transfer(model: Model, task: Path, config: TransferConfig, *, leaked: Set[str] = frozenset()) -> Score:
-    """Fine-tune `model` (which has a fresh head of the task's classes) in place and score it.
+def transfer(
+    model: Model,
+    task: str,
+    config: TransferConfig,
+    *,
+    examples: Shards,
+    test: Shards,
+    leaked: Set[str] = frozenset(),
+) -> Score:
+    """Fine-tune `model` (which has a fresh head of the task's classes) in place on the examples and score it.
 
     `leaked` are the keys of test images that the pre-training corpus shows: they are left out of `top1_clean`.
     """
-    examples, test = Shards(task, splits=TRAIN_SPLITS), Shards(task, splits=("test",))
-    augment = augment_for(task.name, config.augment)
-    train(
-        model,
-        lambda first: training_batches(
+    fine_tune(model, task, config, examples)
+    found = answers(model, test, resolution=config.resolution, view=config.augment.evaluation)
+    top1_clean, num_clean = clean_top1(found, test, leaked)
+    return Score(
+        top1=top1(found, test.labels),
+        chance=float(np.bincount(test.labels).max() / len(test)),
+        num_test=len(test),
+        top1_clean=top1_clean,
+        num_clean=num_clean,
+    )
+
+
+def fine_tune(model: Model, task: str, config: TransferConfig, examples: Shards) -> None:
+    """Train in place with what the task's name says of flips and crops."""
+    augment = augment_for(task, config.augment)
+
+    def batches(first: int) -> Stream:
+        return training_batches(
             examples,
             resolution=config.resolution,
             config=augment,
             batch_size=config.train.batch_size,
             seed=config.train.seed,
             first_step=first,
-        ),
+        )
+
+    train(
+        model,
+        batches,
         config.train,
         state=None,
-        log=lambda step, metrics: logger.debug("%s step %d: %s", task.name, step, metrics),
+        log=lambda step, metrics: logger.debug("%s step %d: %s", task, step, metrics),
         save=lambda state: None,
     )
-    top1 = score(model, test, resolution=config.resolution, view=config.augment.evaluation)["top1"]
-    chance = float(np.bincount(test.labels).max() / len(test))
-    top1_clean, num_clean = without(
-        model, test, leaked, top1, resolution=config.resolution, view=config.augment.evaluation
-    )
-    return Score(top1=top1, chance=chance, num_test=len(test), top1_clean=top1_clean, num_clean=num_clean)
 
 
 def augment_for(task: str, augment: AugmentConfig) -> AugmentConfig:

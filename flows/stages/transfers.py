@@ -1,0 +1,168 @@
+"""Transfers to tasks, side by side on the workers; each is kept when it is done, and done again alone if it fails.
+
+What is done with one task goes to one worker, which decodes the task's images once for all of it.
+"""
+
+import dataclasses
+import itertools
+import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from flows.adapters import ray_cluster
+from flows.stages import output, progress, results
+from vit.data.decoded import Decoded, Memory, limit
+from vit.evaluation.features import features
+from vit.evaluation.probing import ProbeConfig, Probed, probe
+from vit.evaluation.vtab import TRAIN_SPLITS, Score, TransferConfig, transfer, untrained
+from vit.models.weights.native import transfer as under_new_head
+from vit.training.distributed import device
+
+ATTEMPTS = 2  # at a piece that fails for another reason than bad data or settings, such as a full memory
+Result = Score | Probed
+
+logger = logging.getLogger("vitflow.transfers")
+
+
+class TransfersFailed(RuntimeError):
+    """Some transfers failed; those that did not are kept."""
+
+
+class TransfersRefused(TransfersFailed, ValueError):
+    """The same, and trying again cannot help: data or settings are wrong."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is judged, and by which tasks; picklable."""
+
+    model: Path
+    tasks: Path
+    num_classes: Mapping[str, int]  # by task
+    leaked: Mapping[str, frozenset[str]]  # by task: keys of test images that the corpus shows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One transfer to a task, or the probes of the frozen features there."""
+
+    task: str
+    pretrained: bool  # or from random weights
+    transfer: TransferConfig
+    probes: ProbeConfig | None = None  # these instead of a transfer
+
+    @property
+    def name(self) -> str:
+        """Under which it is reported and kept; that of no other piece."""
+        if self.probes is not None:
+            return f"frozen/{self.task}"
+        return f"{'vtab' if self.pretrained else 'vtab_random_init'}/{self.task}"
+
+    @property
+    def kind(self) -> type[Result]:
+        """Of its result."""
+        return Score if self.probes is None else Probed
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a piece failed."""
+
+    error: str
+    details: str  # the traceback
+    is_final: bool  # trying again cannot help
+
+
+def score_all(subject: Subject, pieces: Sequence[Piece], scratch: Path) -> dict[str, Result]:
+    """The results of all pieces by name: kept ones from `scratch`, others computed, and kept there as they finish.
+
+    Raises TransfersFailed when all the others are done.
+    """
+    report = progress.reporter("evaluate", len(pieces))
+    found = {piece.name: results.load(_file(scratch, piece), piece.kind) for piece in pieces}
+    done = {name: kept for name, kept in found.items() if kept is not None}
+    if done:
+        logger.info("%d of %d transfers are done already", len(done), len(pieces))
+    failures: dict[str, Failure] = {}
+    for _ in range(ATTEMPTS):
+        final = {name for name, failure in failures.items() if failure.is_final}
+        for name, result in _computed(subject, [p for p in pieces if p.name not in done.keys() | final], scratch):
+            if isinstance(result, Failure):
+                failures[name] = result
+                logger.warning("%s failed:\n%s", name, result.details)
+                continue
+            failures.pop(name, None)
+            done[name] = result
+            report(len(done), {name: result.top1 if isinstance(result, Score) else result.linear})
+    if failures:
+        reasons = "; ".join(f"{name}: {failure.error}" for name, failure in failures.items())
+        kind = TransfersRefused if any(failure.is_final for failure in failures.values()) else TransfersFailed
+        raise kind(f"{len(failures)} of {len(pieces)} transfers failed, the next start does those alone: {reasons}")
+    return done
+
+
+def _computed(subject: Subject, pieces: Sequence[Piece], scratch: Path) -> Iterator[tuple[str, Result | Failure]]:
+    items = [(subject, group, scratch) for group in groups(pieces, ray_cluster.num_workers())]
+    return itertools.chain.from_iterable(ray_cluster.map_unordered(score_group, items))
+
+
+def groups(pieces: Sequence[Piece], workers: int) -> list[list[Piece]]:
+    """Pieces that share their images, in at least as many parts as there are workers if there are enough pieces."""
+    tasks = dict.fromkeys(piece.task for piece in pieces)
+    parts = [[piece for piece in pieces if piece.task == task] for task in tasks]
+    while len(parts) < min(workers, len(pieces)):
+        largest = max(parts, key=len)
+        parts.remove(largest)
+        half = (len(largest) + 1) // 2
+        parts += [largest[:half], largest[half:]]
+    return parts
+
+
+def score_group(item: tuple[Subject, list[Piece], Path]) -> list[tuple[str, Result | Failure]]:
+    """Do the pieces of one task where it is called and keep each result, or say why it failed."""
+    subject, pieces, scratch = item
+    memory, done = Memory(limit()), list[tuple[str, Result | Failure]]()
+    for piece in pieces:
+        try:
+            result = score(subject, piece, memory)
+        except Exception as error:
+            is_final = isinstance(error, ValueError | FloatingPointError)
+            done.append((piece.name, Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), is_final)))
+        else:
+            results.save(_file(scratch, piece), result)
+            done.append((piece.name, result))
+    return done
+
+
+def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
+    """One transfer, or the probes of the features as they came; `memory` has the images that were decoded before."""
+    config = piece.transfer
+    network = under_new_head(
+        subject.model / output.MODEL,
+        resolution=config.resolution,
+        num_classes=subject.num_classes[piece.task],
+        dropout=0.0,
+    )
+    seed = config.train.seed
+    if not piece.pretrained:
+        network = untrained(network, seed)
+    network = network.to(device())
+    if config.augment.shrink:
+        memory = Memory(0)
+    examples, test = (
+        Decoded(subject.tasks / piece.task, memory, splits=splits) for splits in (TRAIN_SPLITS, ("test",))
+    )
+    if piece.probes is not None:
+        view = config.augment.evaluation
+        support, tests = (features(network, s, resolution=config.resolution, view=view) for s in (examples, test))
+        return probe(piece.probes, support, tests, num_classes=len(examples.class_names), seed=seed)
+    torch.manual_seed(seed)
+    leaked = subject.leaked.get(piece.task, frozenset())
+    return transfer(network, piece.task, config, examples=examples, test=test, leaked=leaked)
+
+
+def _file(scratch: Path, piece: Piece) -> Path:
+    return scratch / "transfers" / f"{piece.name}.json"

@@ -67,8 +67,13 @@ def fit(
     wrapped = place(model.to(device()), config.train)
     with preemption.listening(), Writer(checkpoints) as writer:
         run = _Run(wrapped, shards, val, config, checkpoints, report, writer)
-        while not run.sit():
-            pass
+        try:
+            while not run.sit():
+                pass
+        except preemption.Preempted:
+            writer.wait()
+            barrier()  # who ends first has the others killed, rank 0 in the middle of writing
+            raise
         writer.wait()
         run.take_best()
     if not is_spread(wrapped):

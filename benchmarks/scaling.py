@@ -30,6 +30,11 @@ shows follows from its number alone, so nothing is seen twice or left out.
 - A training that fails is tried again for as long as it gets further than before; after four failures at the same place
   it ends with what the last one said.
 
+What interruptions cost is told beside the loss, in the terminal, in Prefect and in MLflow: `restarts`, `redone_seconds`
+(from the last checkpoint to the last report before each failure, and `train/redone_seconds` for the latest),
+`device_hours`, and `cost` if VITFLOW_PRICE_PER_DEVICE_HOUR is set; the registered version and `vitflow report` quote
+the totals. They are no part of a stage's output, whose bytes follow from config and inputs alone.
+
 `pytest tests/faults/test_elastic.py -m slow` shows all of it on a cluster of three node processes.
 """
 

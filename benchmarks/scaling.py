@@ -15,6 +15,29 @@ from vit.training.scaling import Assumptions, Prediction
 NETWORKS = ("ViT-B/16", "ViT-L/16", "ViT-H/14")
 GPUS = (1, 8, 64, 1024)
 CLASSES = 21_843
+NODES = """\
+## When nodes come and go
+
+`VITFLOW_WORKERS=8` wants eight workers and waits until there are as many. `VITFLOW_WORKERS=1-8` takes as many of these
+as the cluster has room for and can share the global batch, and goes on with others when nodes are lost or come back:
+the global batch, the images of every step and the learning rate stay what they are (docs/adr/0004). Which images a step
+shows follows from its number alone, so nothing is seen twice or left out.
+
+- A node that is lost costs the steps since the last checkpoint (`save_every`), and starting the workers anew.
+- A node that came is noticed within `VITFLOW_RESIZE_SECONDS` (60): the workers save and stop after the next step that
+  is logged (`log_every`), and more of them go on with the step after it.
+- Ray's notice that a node will be taken away (a drained node; spot instances on KubeRay) reaches the workers within
+  `RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S` (5): they save and stop likewise, and are started on the other nodes.
+- A training that fails is tried again for as long as it gets further than before; after four failures at the same place
+  it ends with what the last one said.
+
+What interruptions cost is told beside the loss, in the terminal, in Prefect and in MLflow: `restarts`, `redone_seconds`
+(from the last checkpoint to the last report before each failure, and `train/redone_seconds` for the latest),
+`device_hours`, and `cost` if VITFLOW_PRICE_PER_DEVICE_HOUR is set; the registered version and `vitflow report` quote
+the totals. They are no part of a stage's output, whose bytes follow from config and inputs alone.
+
+`pytest tests/faults/test_elastic.py -m slow` shows all of it on a cluster of three node processes.
+"""
 
 
 def predict(name: str, gpus: int, about: Assumptions, *, batch: int = 4096) -> Prediction:
@@ -52,6 +75,7 @@ def page(about: Assumptions) -> str:
         "At 1,024 GPUs a batch of 4,096 leaves four images for each: communication decides, and a larger batch or",
         "fewer GPUs is the better use of them.",
         "",
+        NODES,
     ]
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.stages.run import Run
+from vit.training.ledger import TOTALS
 
 # By the name of a stage's picture.
 CAPTIONS = {
@@ -78,6 +79,7 @@ def rows(run: Run) -> list[Row]:
         )
     )
     table.append(_frozen(scores["frozen_mean_of_tasks"]))
+    table += _spent(registered["metrics"])
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
     return table
 
@@ -89,6 +91,19 @@ def _frozen(means: dict[str, float]) -> Row:
     few = [f"{number}: {_percent(means[f'{prefix}{number}'])}" for number in shots]
     note = f"by images of a class {', '.join(few)}" if few else ""
     return Row(what="frozen features, linear, mean", value=_percent(means["linear"]), note=note)
+
+
+def _spent(metrics: dict[str, Any]) -> list[Row]:
+    """What both trainings cost, if MLflow knew it when the model was registered."""
+    trainings = ("pretrain", "finetune")
+    total = {name: sum(metrics.get(f"{stage}/{name}") or 0.0 for stage in trainings) for name in TOTALS}
+    if not total["device_hours"]:
+        return []
+    parts = [f"cost {total['cost']:,.2f}"] if total["cost"] else []
+    if total["restarts"]:
+        parts.append(f"{total['restarts']:.0f} restarts, {total['redone_seconds']:,.0f} s done again")
+    value = f"{total['device_hours']:,.2f} device-hours"
+    return [Row(what="pre-training and fine-tuning took", value=value, note=", ".join(parts))]
 
 
 def _pretraining(metrics: dict[str, Any]) -> Row:

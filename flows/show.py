@@ -7,7 +7,7 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,9 +25,11 @@ from flows.adapters import mlflow_registry
 from flows.stages.execute import Done, tracked_page
 from flows.stages.progress import Listener, Progress
 from flows.stages.run import Run
+from vit.training.ledger import TOTALS
 
 logger = logging.getLogger("vitflow")
 UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
+LITTLE = 0.005  # device-hours that are not worth a word
 LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
 _watchers: list[Callable[[str, Done | None], None]] = []
 _listeners: list[Listener] = []
@@ -94,12 +96,26 @@ def sentence(event: Progress) -> str:
     if (waited := metrics.pop("data_wait_fraction", None)) is not None and waited >= 0.05:
         parts.append(f"{waited:.0%} of the time waiting for data")
     eta = metrics.pop("eta_seconds", None)
+    parts += spent({name: metrics.pop(name) for name in TOTALS if name in metrics})
     for name in ("train/learning_rate", "train/grad_norm", "images_per_second_per_device", "memory_gb"):
         metrics.pop(name, None)  # MLflow has them
     parts += [f"{name} {value:.4g}" for name, value in metrics.items()]
     if eta is not None and event.step < event.total:
         parts.append(f"{int(eta) // 60}:{int(eta) % 60:02d} left")
     return ", ".join(parts)
+
+
+def spent(totals: Mapping[str, float]) -> list[str]:
+    """`1.5 device-hours`, `cost 3.75`, `2 restarts (40 s done again)`, as far as there is something to say."""
+    parts: list[str] = []
+    if totals.get("device_hours", 0.0) >= LITTLE:
+        parts.append(f"{totals['device_hours']:,.2f} device-hours")
+    if "cost" in totals:
+        parts.append(f"cost {totals['cost']:,.2f}")
+    if restarts := int(totals.get("restarts", 0)):
+        again = f"{totals.get('redone_seconds', 0.0):,.0f} s done again"
+        parts.append(f"{restarts} {'restart' if restarts == 1 else 'restarts'} ({again})")
+    return parts
 
 
 def pictures(stage: str, out: Path) -> None:

@@ -178,6 +178,11 @@ def find_run(fingerprint: str, stage: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
+def last_values(run_id: str) -> dict[str, float]:
+    """Every metric of a run as it was logged last."""
+    return dict(client().get_run(run_id).data.metrics)
+
+
 def page(run_id: str) -> str | None:
     """The address of a run in the MLflow UI; None if there is no server."""
     return _page(client().get_run(run_id).info.experiment_id, run_id)

@@ -15,6 +15,7 @@ from flows.adapters.mlflow_store import check_name
 from flows.stages import lineage, output
 from vit.models.build import ModelConfig
 from vit.models.weights import native
+from vit.training.ledger import TOTALS
 
 if TYPE_CHECKING:  # they import mlflow, which takes seconds; every command imports this module for its config
     from flows.adapters.mlflow_gate import Decision
@@ -75,6 +76,7 @@ def register(config: RegisterConfig, *, dedup: Path, pretrain: Path, model: Path
     with output.writing(out, "register", config, inputs) as work:
         output.verify(model)
         metrics = collect(dedup=dedup, pretrain=pretrain, model=model, scores=scores)
+        metrics |= spent(pretrain=pretrain, finetune=model)
         check_metric(config.metric, metrics)
         submission = submit(config, inputs, metrics)
         with _run(config, submission) as run_id:
@@ -103,6 +105,19 @@ def collect(*, dedup: Path, pretrain: Path, model: Path, scores: Path) -> dict[s
     found |= _numbers("frozen", report["frozen_mean_of_tasks"])
     found |= {f"vtab/{name}": math.nan if value is None else float(value) for name, value in top1.items()}
     return dict(sorted(found.items()))
+
+
+def spent(**trainings: Path) -> dict[str, float]:
+    """What the trainings cost, as far as MLflow has their runs: `pretrain/device_hours`, … (vit.training.ledger)."""
+    from flows.adapters import mlflow_runs
+
+    found: dict[str, float] = {}
+    for name, path in trainings.items():
+        record = output.read(path)
+        run_id = mlflow_runs.find_run(record["fingerprint"], record["stage"])
+        values = {} if run_id is None else mlflow_runs.last_values(run_id)
+        found |= {f"{name}/{total}": values[total] for total in TOTALS if total in values}
+    return found
 
 
 def check_metric(name: str, metrics: Mapping[str, float]) -> None:

@@ -1,6 +1,7 @@
 """What pre-training and fine-tuning share: a fit on the workers, then the model, its numbers and its curve."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pyarrow as pa
 from pyarrow.csv import write_csv
 from torch import nn
 
-from flows.adapters import ray_cluster, storage
+from flows.adapters import ray_training, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
@@ -22,6 +23,7 @@ from vit.training import masking
 from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank, world_size
 from vit.training.fit import FitConfig, fit, timed
+from vit.training.placement import micro_batch
 from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
@@ -49,7 +51,14 @@ def run(job: Job, work: Path) -> None:
     """Train on the workers and put model.safetensors, metrics.* and curves.png into `work`."""
     check_split(corpus(job.images, job.kept, "train"))
     report = timed(progress.reporter(job.stage, job.fit.train.steps), job.fit.train.steps)
-    ray_cluster.run(worker, job, name=f"{job.stage}-{job.fingerprint}", storage=job.scratch / "ray", report=report)
+    ray_training.run(
+        worker,
+        job,
+        name=f"{job.stage}-{job.fingerprint}",
+        storage=job.scratch / "ray",
+        report=report,
+        fits=functools.partial(micro_batch, job.fit.train.batch_size),
+    )
     for file in sorted((job.scratch / "result").iterdir()):
         shutil.copy2(file, work / file.name)
 
@@ -70,7 +79,7 @@ def check_split(shards: Shards) -> None:
         )
 
 
-def worker(job: Job, report: ray_cluster.Report) -> None:
+def worker(job: Job, report: ray_training.Report) -> None:
     """What every rank runs: fit, score the validation split; rank 0 leaves the result in the scratch directory."""
     history = job.scratch / HISTORY
 

@@ -105,6 +105,21 @@ def test_first_model_becomes_champion_and_names_its_origin(tmp_path: Path) -> No
     assert "`git.commit`: c0ffee" in card
 
 
+def test_what_the_trainings_cost_is_quoted_from_their_runs(tmp_path: Path) -> None:
+    inputs = outputs(tmp_path, 0.9)
+    names = {"vitflow.stage": "pretrain", "vitflow.fingerprint": output.read(inputs["pretrain"])["fingerprint"]}
+    with stage_run("mini", "mini/pretrain", names) as opened:
+        opened.log(5, {"device_hours": 0.5, "restarts": 0.0})
+        opened.log(9, {"device_hours": 1.5, "restarts": 1.0, "redone_seconds": 40.0, "train/loss": 0.1})
+    found = run(tmp_path, inputs)["metrics"]
+    assert {name: value for name, value in found.items() if name.startswith("pretrain/") and "val" not in name} == {
+        "pretrain/device_hours": 1.5,
+        "pretrain/restarts": 1.0,
+        "pretrain/redone_seconds": 40.0,
+    }
+    assert not [name for name in found if name.startswith("finetune/") and "hours" in name], "it has no run"
+
+
 def test_same_model_again_is_the_same_version(tmp_path: Path) -> None:
     config = RegisterConfig(model_name="vit-again", metric="vtab/mean_of_tasks", min_improvement=0.0, max_drop=None)
     inputs = outputs(tmp_path, 0.5)

@@ -26,7 +26,9 @@ from vit.training.distributed import (
     rank,
     unwrap,
     whole,
+    world_size,
 )
+from vit.training.ledger import Ledger
 from vit.training.loop import Diverged, train
 from vit.training.objective import Batch
 from vit.training.placement import place
@@ -60,15 +62,21 @@ def fit(
     """Train in place from the newest valid checkpoint on; returns the unwrapped model, the last one or the best.
 
     Call it on every rank with the same arguments. Rank 0 writes checkpoints and calls `report(step, metrics)`, where
-    `data_wait_fraction` is the part of the time that the devices, on average, waited for data. `val` is what
+    `data_wait_fraction` is the part of the time that the devices, on average, waited for data; what it cost so far is
+    told, too (vit.training.ledger). `val` is what
     `validate_every` scores. Raises Preempted after SIGTERM, FloatingPointError if the training diverges.
     """
     blank = copy.deepcopy(model).to("meta")  # spread parameters have no way back
     wrapped = place(model.to(device()), config.train)
     with preemption.listening(), Writer(checkpoints) as writer:
         run = _Run(wrapped, shards, val, config, checkpoints, report, writer)
-        while not run.sit():
-            pass
+        try:
+            while not run.sit():
+                pass
+        except preemption.Preempted:
+            writer.wait()
+            barrier()  # who ends first has the others killed, rank 0 in the middle of writing
+            raise
         writer.wait()
         run.take_best()
     if not is_spread(wrapped):
@@ -93,8 +101,9 @@ class _Run:
         """Train from the newest checkpoint to the end; False if one has to go back."""
         state = self._newest()
         done = state.step if state else 0
-        if done and rank() == 0:
-            self.report(done, {"train/resumed_from_step": float(done)})
+        ledger = Ledger(self.checkpoints.directory, step=done, devices=world_size()) if rank() == 0 else None
+        if done and ledger:
+            self.report(done, {"train/resumed_from_step": float(done), "train/redone_seconds": ledger.lost})
         stream = training_batches(
             self.shards,
             first_step=done,
@@ -110,7 +119,7 @@ class _Run:
                     lambda first: self._batches(stream, first),
                     self.config.train,
                     state=state,
-                    log=self._logging(stream),
+                    log=self._logging(stream, ledger),
                     save=self._save,
                     validate=None if self.val is None else self._validate,
                 )
@@ -162,13 +171,13 @@ class _Run:
         for step, batch in enumerate(batches, first):
             yield None if step in left_out else batch
 
-    def _logging(self, stream: Stream) -> Callable[[int, dict[str, float]], None]:
+    def _logging(self, stream: Stream, ledger: Ledger | None) -> Callable[[int, dict[str, float]], None]:
         waited = _waited_fraction(stream)
 
         def log(step: int, metrics: dict[str, float]) -> None:
             fraction = mean_over_ranks(torch.tensor(waited(), device=device())).item()
-            if rank() == 0:
-                self.report(step, metrics | {"data_wait_fraction": fraction})
+            if ledger:
+                self.report(step, metrics | {"data_wait_fraction": fraction} | ledger.note(step))
 
         return log
 

@@ -60,6 +60,20 @@ class Sitting:
         rows = [json.loads(line) for line in (self.directory / "losses.jsonl").read_text().splitlines()]
         return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
+    def batches(self) -> dict[str, dict[int, list[int]]]:
+        """By sitting, in their order, and step: the images that all ranks were given, in the order of the ranks."""
+        files = sorted(self.directory.glob("seen-*.jsonl"))
+        rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+        found: dict[str, dict[int, list[int]]] = {row["sitting"]: {} for row in rows[0]}
+        for row in (row for rank in rows for row in rank):
+            found[row["sitting"]].setdefault(row["step"], []).extend(row["images"])
+        return found
+
+    def world_sizes(self) -> list[int]:
+        """Of the sittings, in their order."""
+        rows = [json.loads(line) for line in (self.directory / "seen-0.jsonl").read_text().splitlines()]
+        return list({row["sitting"]: row["world_size"] for row in rows}.values())
+
     def weights(self) -> dict[str, torch.Tensor]:
         return load_file(self.directory / "model.st")
 

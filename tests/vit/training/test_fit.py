@@ -58,10 +58,12 @@ def test_a_second_sitting_goes_on(shards: Shards, tmp_path: Path) -> None:
     whole, _ = sit(shards, CONFIG, tmp_path / "whole")
     # The schedule must be that of six steps, so the first sitting is one that died after its checkpoint.
     _, seen = sit(shards, CONFIG, tmp_path / "parts")
-    for newest in sorted((tmp_path / "parts").iterdir())[1:]:
+    for newest in sorted((tmp_path / "parts").glob("step-*"))[1:]:
         newest.rename(tmp_path / newest.name)
     resumed, seen = sit(shards, CONFIG, tmp_path / "parts")
-    assert seen[4] == {"train/resumed_from_step": 4.0} and list(seen) == [4, 6]
+    assert list(seen) == [4, 6] and seen[4]["train/resumed_from_step"] == 4.0
+    assert seen[4]["train/redone_seconds"] == seen[6]["redone_seconds"] > 0  # steps 5 and 6 were done before
+    assert seen[6]["restarts"] == 1 and seen[6]["device_hours"] * 3600 > seen[6]["redone_seconds"]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 

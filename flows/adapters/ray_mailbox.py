@@ -1,0 +1,85 @@
+"""What the workers of a training tell their driver, and it them: reports, log records, failures, a wish to stop.
+
+An actor of no CPUs on the driver's own node: on another one it would be lost with it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+FETCH_EVERY = 0.3  # seconds
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class Mailbox:
+    """Keeps what workers send until the driver fetches it."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.error: Exception | None = None
+        self.stopping = False
+
+    def post(self, message: Any) -> None:
+        self.messages.append(message)
+
+    def fail(self, error: Exception) -> None:
+        self.error = self.error or error
+
+    def failure(self) -> Exception | None:
+        return self.error
+
+    def ask_to_stop(self, stopping: bool) -> None:
+        """Whether the workers are to save their state and stop, so that another number of them can go on."""
+        self.stopping = stopping
+
+    def is_stopping(self) -> bool:
+        return self.stopping
+
+    def fetch(self) -> list[Any]:
+        messages, self.messages = self.messages, []
+        return messages
+
+
+class Forward(logging.Handler):
+    """Sends log records to the driver."""
+
+    def __init__(self, mailbox: Any) -> None:
+        super().__init__()
+        self.mailbox = mailbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.mailbox.post.remote(("log", record.name, record.levelno, record.getMessage()))
+
+
+def opened() -> Any:
+    """A new mailbox."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return cast(Any, ray.remote(Mailbox)).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def failure(mailbox: Any) -> Exception | None:
+    """What a worker gave up for, if one did."""
+    return cast("Exception | None", ray.get(mailbox.failure.remote()))
+
+
+def deliver(mailbox: Any, report: Report, finished: threading.Event) -> None:
+    """Hand on what the workers send, until all is delivered after the end."""
+    last = False
+    while not last:
+        last = finished.wait(FETCH_EVERY)
+        try:
+            messages = ray.get(mailbox.fetch.remote())
+        except RayError:
+            return  # the cluster is gone; the driver's own call says so
+        for kind, *content in messages:
+            if kind == "report":
+                report(*content)
+            else:
+                name, level, text = content
+                logging.getLogger(name).log(level, "%s", text)

@@ -21,7 +21,7 @@ def facts(version: Version) -> dict[str, dict[str, Any]]:
     config = flatten(json.loads(tags.get("config.resolved", "{}")))
     numbers = {name: value if math.isfinite(value) else None for name, value in sorted(version.scores.items())}
     counts = {name: value for name, value in numbers.items() if name.startswith(COUNTS)}
-    costs = {name: value for name, value in numbers.items() if any(word in name for word in COSTS)}
+    costs = {name: value for name, value in numbers.items() if is_cost(name)}
     return {
         "version": {
             "uri": version.uri,
@@ -54,6 +54,11 @@ def differences(one: Version, other: Version) -> dict[str, dict[str, tuple[Any, 
         if changed:
             found[section] = changed
     return found
+
+
+def is_cost(score: str) -> bool:
+    """True for what was spent rather than reached: it differs between two runs of the same."""
+    return any(word in score for word in COSTS)
 
 
 def _prefixed(tags: Mapping[str, str], *prefixes: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from flows.adapters import mlflow_registry
 from flows.adapters.mlflow_registry import Version
+from flows.registry_facts import is_cost
 from flows.stages import output
 from flows.stages.lineage import software_tags
 
@@ -58,7 +59,7 @@ def reproduce(version: Version, root: Path, into: Path) -> Outcome:
         checkout=str(into),
         is_same=is_same,
         max_difference=difference,
-        scores=_differing(_finite(version.scores), results["register"]["metrics"]),
+        scores=_differing(_reached(version.scores), _reached(results["register"]["metrics"])),
         software=_differing(
             {name: value for name, value in version.tags.items() if name.startswith("software.")}, software_tags()
         ),
@@ -121,8 +122,10 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
-def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+def _reached(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Scores without costs; NaN, which equals nothing, as None."""
+    kept = {name: value for name, value in scores.items() if not is_cost(name)}
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in kept.items()}
 
 
 def _sha256(path: Path) -> str:

@@ -55,10 +55,16 @@ class Bucket:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that begin with `prefix`, in pages as S3 gives them; none for folders that a console made."""
+        return (key for key, _ in self.listed(prefix))
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, Head]]:
+        """The same with size and version of each object, at no more cost; `sha256` is not told."""
         page: dict[str, str] = {}
         while True:
             answer = self._ask(prefix, lambda s3: s3.list_objects_v2(Bucket=self.name, Prefix=prefix, **page))  # noqa: B023
-            yield from (item["Key"] for item in answer.get("Contents", []) if not item["Key"].endswith("/"))
+            for item in answer.get("Contents", []):
+                if not item["Key"].endswith("/"):
+                    yield item["Key"], Head(size=item["Size"], version=item["ETag"], sha256=None)
             if not answer.get("IsTruncated"):
                 return
             page = {"ContinuationToken": answer["NextContinuationToken"]}

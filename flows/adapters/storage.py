@@ -26,7 +26,7 @@ def open(location: str | Path | Store, *, cache: Path | None = None, cache_bytes
     """
     if not isinstance(location, str | Path):
         return location
-    remote = _remote(location)
+    remote = parse(location)
     if remote is None:
         return LocalStore(_local(location))
     from flows.adapters.s3_requests import PATIENCE
@@ -43,7 +43,7 @@ def open(location: str | Path | Store, *, cache: Path | None = None, cache_bytes
 
 def problem(location: str | Path) -> str:
     """Why nothing can be read at a path or address, as a sentence; empty if something is there. S3 is asked once."""
-    remote = _remote(location)
+    remote = parse(location)
     if remote is None:
         return (
             "" if _local(location).exists() else f"{location} does not exist; put the data there, or set its location"
@@ -100,7 +100,7 @@ def cache_limit() -> int:
 
 
 def _put_file(file: Path, target: str) -> None:
-    remote = _remote(target)
+    remote = parse(target)
     if remote is not None:
         from flows.adapters.s3_objects import Bucket
         from flows.adapters.s3_requests import PATIENCE
@@ -119,7 +119,7 @@ def _put_file(file: Path, target: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _remote(location: str | Path) -> tuple[str, str] | None:
+def parse(location: str | Path) -> tuple[str, str] | None:
     """(bucket, prefix) of an s3:// address, None for a path; a Path has lost one of the slashes."""
     text = str(location)
     if text.startswith("s3:"):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.adapters import dvc_repo, mlflow_runs
-from flows.stages import lineage, output, progress
+from flows.stages import arrivals, lineage, output, progress
 from flows.stages.config import INPUTS
 from flows.stages.deduplicate import deduplicate
 from flows.stages.evaluate import evaluate
 from flows.stages.finetune import finetune
-from flows.stages.prepare import prepare
+from flows.stages.prepare import PrepareConfig, prepare
 from flows.stages.pretrain import pretrain
 from flows.stages.register import register
 from flows.stages.run import Run, flatten
@@ -58,7 +58,9 @@ def execute(
             lineage.using(names),
             progress.listening(lambda event: tracked.log(event.step, event.metrics), *listeners),
         ):
+            seen = arrivals.moments(config) if isinstance(config, PrepareConfig) else {}
             FUNCTIONS[stage](config, **inputs, out=out)
+            arrivals.remember(seen, out)
         seconds = time.monotonic() - start
         tracked.log(0, {"seconds": seconds})
         for file in (*sorted(out.glob("*.png")), *sorted(out.glob("*.json"))):

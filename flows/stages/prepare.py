@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.adapters import storage
-from flows.stages import corpora, output, tasks
+from flows.stages import arrivals, corpora, output, tasks
 from flows.stages.spread import spread
 from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
@@ -77,6 +77,7 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
     Raises ValueError if the source is no usable corpus: see vit.data.writing.write_source.
     """
     with output.writing(out, "prepare", config, {}) as work:
+        arrivals.write(arrivals.look(config), work)
         if config.source == "mini":
             _write_mini(config, work)
         else:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.adapters import dvc_repo
-from flows.stages import output
+from flows.stages import arrivals, output
 from flows.stages.config import INPUTS, STAGES, ConfigError, Pipeline, load, root
+from flows.stages.prepare import PrepareConfig
 
 logger = logging.getLogger("vitflow.run")
 
@@ -72,12 +73,18 @@ class Run:
     def stale(self, stage: str) -> tuple[str, ...]:
         """Why a stage must run, in words; empty if it is up to date. Restores its output from DVC's cache if it can."""
         if not self.is_tracked(stage):
-            return () if output.is_complete(self.out(stage)) else ("no run with these overrides and inputs yet",)
+            is_complete = output.is_complete(self.out(stage))
+            return self._arrived(stage) if is_complete else ("no run with these overrides and inputs yet",)
         status = dvc_repo.status(self.root, self.target(stage))
         if status.only_outputs and dvc_repo.restore(self.root, self.target(stage)):
             logger.info("%s: restored from DVC's cache", stage)
-            return ()
-        return status.reasons
+            return self._arrived(stage)
+        return status.reasons or self._arrived(stage)
+
+    def _arrived(self, stage: str) -> tuple[str, ...]:
+        """What changed outside the checkout, where DVC does not look."""
+        section = self.section(stage)
+        return arrivals.changes(section, self.out(stage)) if isinstance(section, PrepareConfig) else ()
 
     def plan(self) -> dict[str, tuple[str, ...]]:
         """For every stage why it would run, without running anything; empty reasons mean up to date."""

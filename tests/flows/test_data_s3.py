@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.adapters import storage
 from flows.cli import app
-from flows.stages import tasks
+from flows.stages import arrivals, tasks
 from flows.stages.corpora import USUAL
 from flows.stages.prepare import PrepareConfig, prepare
 from flows.stages.training import corpus
@@ -129,3 +129,15 @@ def test_looking_at_what_lies_in_s3(bucket: Path) -> None:
         app, ["data", "inspect", "s3://photos/looked", "--sheet", str(sheet)], catch_exceptions=False
     )
     assert "train 24, val 6" in done.stdout and sheet.is_file()
+
+
+def test_new_objects_are_noticed_by_a_listing(bucket: Path) -> None:
+    out = prepare(CONFIG, out=bucket / "out")
+    assert arrivals.changes(CONFIG, out) == ()
+    s3 = boto3.client("s3")
+    s3.put_object(Bucket="photos", Key="all/photos-of-last-year/0.png", Body=b"elsewhere")
+    assert arrivals.changes(CONFIG, out) == ()
+    first = s3.list_objects_v2(Bucket="photos", Prefix="all/photos/")["Contents"][0]
+    s3.put_object(Bucket="photos", Key=first["Key"], Body=b"x" * first["Size"])  # the same length, another ETag
+    (reason,) = arrivals.changes(CONFIG, out)
+    assert "s3://photos/all/photos has" in reason

@@ -153,6 +153,27 @@ def up(
 
 
 @app.command()
+def deploy(
+    pipelines: Annotated[
+        list[str] | None, typer.Argument(help="Pipelines of pipelines.yaml; all of them by default.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="Whose workers run them, instead of deploy.work_pool.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only show what differs; exit code 1 if anything does.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove deployments of pipelines that are no more, unasked.")
+    ] = False,
+) -> None:
+    """Put pipelines on the Prefect server as deployments, with schedule, form and description."""
+    from flows import deploy_cli
+
+    raise typer.Exit(deploy_cli.deploy(pipelines or [], pool, check=check, yes=yes))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check what is installed, which services answer, what is misconfigured, and say how to mend it."""
     from flows import doctor as checks

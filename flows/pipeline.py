@@ -1,5 +1,7 @@
 """The pipeline: six stages in order. One flow run is one row of stages in the Prefect UI."""
 
+import time
+import uuid
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -29,6 +31,13 @@ def run_name() -> str:
     return " ".join([flow_run.parameters["pipeline"], *flow_run.parameters.get("overrides", [])])
 
 
+def _wait_for_turn(run: Run) -> None:
+    """A run that the schedule started waits for as long as its own id says, up to the jitter."""
+    schedule = run.config.deploy.schedule
+    if schedule is not None and "auto-scheduled" in flow_run.tags:
+        time.sleep(uuid.UUID(str(flow_run.id)).int % (schedule.jitter_seconds + 1))
+
+
 @flow(name="vit-pipeline", flow_run_name=run_name, validate_parameters=True)
 def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> Path:  # noqa: B006  (forms need it plain)
     """Images in, a registered Vision Transformer out: prepare, deduplicate, pretrain, finetune, evaluate, register.
@@ -41,6 +50,7 @@ def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> 
             touch run again, into directories of their own.
     """
     run = Run.of(pipeline, tuple(overrides))
+    _wait_for_turn(run)
     try:
         images = prepare(run)
         kept = deduplicate(run, images=images)

@@ -13,9 +13,10 @@ import os
 import re
 import types
 import typing
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import yaml
@@ -48,11 +49,31 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """When Prefect starts a pipeline by itself."""
+
+    cron: str  # minute, hour, day of month, month, day of week
+    timezone: str  # such as Europe/Berlin; daylight saving time is followed
+    jitter_seconds: int  # a run waits up to this long, so that many pipelines do not start in the same second
+
+    def __post_init__(self) -> None:
+        if len(self.cron.split()) != 5:
+            raise ValueError(f"cron is {self.cron!r}, but must have five fields: minute hour day month weekday")
+        if self.timezone not in zoneinfo.available_timezones():
+            raise ValueError(f"timezone {self.timezone!r} is unknown; write one like UTC or Europe/Berlin")
+        if self.jitter_seconds < 0:
+            raise ValueError(f"jitter_seconds is {self.jitter_seconds}, but must be 0 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeployConfig:
     """How Prefect offers the pipeline; never part of a result."""
 
     description: str  # shown in the Prefect UI
     env: Mapping[str, str]  # where it runs: VITFLOW_WORKERS, RAY_ADDRESS, …
+    schedule: ScheduleConfig | None  # null: started by people only
+    work_pool: str | None  # whose workers run it; null: `vitflow up` does
+    collision: Literal["enqueue", "cancel_new"]  # of a run that starts while one goes on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

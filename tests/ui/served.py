@@ -65,7 +65,7 @@ def served(checkout: Path) -> Generator[Served]:
     """`vitflow up` with its servers ready; nothing of it is left afterwards, whatever happens."""
     variables = environment(checkout, RAY_worker_niceness="0")
     del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
-    ports = {"--prefect-port": _free_port(), "--mlflow-port": _free_port()}
+    ports = {"--prefect-port": free_port(), "--mlflow-port": free_port()}
     command = [sys.executable, "-m", "flows.cli", "up", *(str(word) for pair in ports.items() for word in pair)]
     printed = checkout / ".vitflow" / "up.txt"
     with printed.open("wb") as file:
@@ -107,7 +107,7 @@ def _urls(process: subprocess.Popen[bytes], printed: Path) -> tuple[str, str]:
     raise AssertionError(f"vitflow up printed no URLs within {START_SECONDS:.0f} s:\n{printed.read_text()}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

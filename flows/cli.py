@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import analysis_cli, data_cli, dedup_cli, registry_cli, zoo
+from flows import analysis_cli, data_cli, dedup_cli, registry_cli, report_cli, zoo
 from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -28,6 +28,7 @@ app.add_typer(registry_cli.models, name="models")
 app.add_typer(zoo.weights, name="weights")
 app.command()(dedup_cli.dedup)
 app.command()(analysis_cli.analyse)
+app.command()(report_cli.report)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -115,30 +116,6 @@ def predict(
     from flows import registry_view
 
     registry_view.predict(images, model, top_k, as_json=as_json)
-
-
-@app.command()
-def report(
-    name: Annotated[str, typer.Argument(help="A pipeline.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="The overrides of the run, if it had any.")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--html", help="Write a page instead that opens without a network.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Print the results of a finished run again, or write them as a page."""
-    from flows import report as results
-    from flows import terminal
-    from flows.stages.run import Run
-
-    this = Run.of(name, tuple(overrides or ()))
-    if page is not None:
-        page.write_text(results.page(this), encoding="utf-8")
-        typer.echo(str(page))
-        return
-    _print_json(results.results(this)) if as_json else terminal.print_summary(this)
 
 
 @app.command()

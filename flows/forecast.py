@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.stages import data_found
+from flows.stages.config import Pipeline
 from flows.stages.run import Run
 from vit.models.build import ModelConfig, at_resolution
 from vit.training.config import TrainConfig
@@ -75,7 +76,7 @@ def forecast(run: Run, plan: Mapping[str, tuple[str, ...]], devices: Devices) ->
         stage: {"state": "would run" if why else "up to date", "because": list(why)} for stage, why in plan.items()
     }
     data = data_found.describe(run.config.prepare)
-    costs = {stage: cost(run, stage, devices, tasks=data["tasks"]["number"]) for stage in TRAININGS}
+    costs = {stage: cost(run.config, stage, devices, tasks=data["tasks"]["number"]) for stage in TRAININGS}
     memory = needed_memory(run.config.pretrain.model, run.config.pretrain.train)
     return {
         "pipeline": run.pipeline,
@@ -89,8 +90,19 @@ def forecast(run: Run, plan: Mapping[str, tuple[str, ...]], devices: Devices) ->
     }
 
 
-def cost(run: Run, stage: str, devices: Devices, *, tasks: int) -> dict[str, float]:
-    """Images, steps, exaFLOPs, device-hours and bytes of a checkpoint of a training; of evaluate, all of its trainings.
+def work(config: Pipeline, stage: str, *, tasks: int) -> dict[str, float]:
+    """Trainings, images, steps and exaFLOPs of a stage, as they are counted; of evaluate, of all its trainings."""
+    from vit.models import counting
+
+    train: TrainConfig = getattr(config, stage).train
+    trainings = 2 * tasks if stage == "evaluate" else 1  # from the model and from random weights
+    images = train.steps * train.batch_size * trainings
+    exaflops = counting.exaflops(_network(config, stage), images)
+    return {"trainings": trainings, "images": images, "steps": train.steps * trainings, "exaflops": exaflops}
+
+
+def cost(config: Pipeline, stage: str, devices: Devices, *, tasks: int) -> dict[str, float]:
+    """What `work` counts, and the device-hours and bytes of a checkpoint that it takes.
 
     The head is not counted, since the number of classes is not known before prepare. Device-hours are of the training
     alone: loading that does not keep up, validation and scoring come on top.
@@ -98,20 +110,14 @@ def cost(run: Run, stage: str, devices: Devices, *, tasks: int) -> dict[str, flo
     from vit.models import counting
     from vit.training import scaling
 
-    train: TrainConfig = run.section(stage).train
-    network = _network(run, stage)
-    trainings = 2 * tasks if stage == "evaluate" else 1  # from the model and from random weights
-    images = train.steps * train.batch_size * trainings
+    train: TrainConfig = getattr(config, stage).train
+    network, counted = _network(config, stage), work(config, stage, tasks=tasks)
     about = scaling.Assumptions(peak=devices.peak)
     number = 1 if stage == "evaluate" else devices.number  # transfers run beside each other, one on each device
     step = scaling.predict(network, number, about, batch=train.batch_size, num_classes=0)
     weights = sum(counting.parameters(network, 0).values())
-    return {
-        "trainings": trainings,
-        "images": images,
-        "steps": train.steps * trainings,
-        "exaflops": counting.exaflops(network, images),
-        "device_hours": images / step.images_per_second * number / 3600,
+    return counted | {
+        "device_hours": counted["images"] / step.images_per_second * number / 3600,
         "checkpoint_bytes": 4.0 * weights * (1 + SLOTS[train.optimizer]),
     }
 
@@ -129,12 +135,12 @@ def needed_memory(network: ModelConfig, train: TrainConfig) -> dict[str, float]:
     return {"fixed_bytes": fixed + kept.per_step, "bytes_per_image": float(kept.per_image)}
 
 
-def _network(run: Run, stage: str) -> ModelConfig:
+def _network(config: Pipeline, stage: str) -> ModelConfig:
     """The network as a stage trains it; the tanh layer is there at pre-training only (§3.1)."""
-    network = run.config.pretrain.model
+    network = config.pretrain.model
     if stage == "pretrain":
         return network
-    tuned = at_resolution(network, run.section(stage).resolution)
+    tuned = at_resolution(network, getattr(config, stage).resolution)
     return dataclasses.replace(tuned, representation=False) if tuned.family == "vit" else tuned
 
 

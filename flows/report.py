@@ -1,13 +1,18 @@
 """What a finished run amounts to, in numbers and in words: read from the stages' outputs, shown everywhere the same."""
 
+import csv
 import dataclasses
 import json
 import os
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.stages.run import Run
 from vit.training.ledger import TOTALS
+
+if TYPE_CHECKING:
+    from flows.report_sections import Section
 
 # By the name of a stage's picture.
 CAPTIONS = {
@@ -162,17 +167,40 @@ def markdown(run: Run) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(run: Run) -> str:
-    """The run as one HTML page, with the pictures of its stages."""
-    from flows.report_page import page as written
+def title(run: Run) -> str:
+    """The pipeline, and what was changed of it."""
+    return " ".join((run.pipeline, *run.overrides))
+
+
+def told(run: Run) -> "list[Section]":
+    """The run in full, to be written as a page or as Markdown, with the pictures of its stages."""
+    from flows.report_sections import sections
 
     stages = ("prepare", "pretrain", "finetune", "evaluate", "deduplicate")
     pictures = [path for stage in stages for path in sorted(run.out(stage).glob("*.png"))]
-    return written(results(run), rows(run), CAPTIONS, pictures)
+    return sections(results(run), run.config, rows(run), pictures)
+
+
+def everything(run: Run) -> dict[str, Any]:
+    """`results`, and what a report adds to them: numbers beside the paper's, what was computed, learning curves."""
+    from flows.report_sections import beside_the_paper, work
+
+    numbers = results(run)
+    curves = {stage: _curve(run.out(stage) / "metrics.csv") for stage in ("pretrain", "finetune")}
+    return numbers | {
+        "paper": beside_the_paper(numbers, run.config),
+        "work": work(run.config, tasks=len(numbers["evaluate"]["tasks"])),
+        "curves": curves,
+    }
+
+
+def _curve(file: Path) -> list[dict[str, float]]:
+    with file.open(newline="") as rows:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(rows)]
 
 
 def _command(run: Run) -> str:
-    overrides = "".join(f" --set {override}" for override in run.overrides)
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in run.overrides)
     return f"vitflow report {run.pipeline}{overrides} --html report.html"
 
 

@@ -6,6 +6,7 @@ Showing never fails the work: a server that does not answer costs a warning.
 import base64
 import contextlib
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +21,8 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from flows import report
-from flows.adapters import mlflow_registry
+from flows import report, report_page
+from flows.adapters import mlflow_registry, mlflow_runs
 from flows.stages.execute import Done, tracked_page
 from flows.stages.progress import Listener, Progress
 from flows.stages.run import Run
@@ -134,6 +135,7 @@ def summary(run: Run) -> None:
     with _warning():
         text = report.markdown(run)
         registered = report.results(run)["register"]
+        page = _log_page(run, registered["run_id"])
         uri, alias = registered["uri"], registered["alias"]
         url = mlflow_registry.version_url(registered["name"], registered["version"])
         if url:
@@ -141,9 +143,22 @@ def summary(run: Run) -> None:
             text = f"{heading}\n\n[{uri} in MLflow]({url})\n{table}"
             about = f"The registered model, {alias}"
             create_link_artifact(link=url, link_text=f"{uri} in MLflow", key="model-version", description=about)
+        if page:
+            create_link_artifact(link=page, link_text="The run in full", key="report", description="Report in MLflow")
+            text += f"\n[The run in full, in MLflow]({page})\n"
         text += "".join(f"\n{_inline(path)}\n" for path in sorted(run.out("evaluate").glob("*.png")))
         create_markdown_artifact(text, key="summary", description=f"Results of {run.pipeline}: {uri}, {alias}")
         get_run_logger().info("%s is the %s: %s", uri, alias, url or "see `vitflow models`")
+
+
+def _log_page(run: Run, run_id: str) -> str | None:
+    """Keep the report's page with the MLflow run of register; its address there, None without a server."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "report.html"
+        file.write_text(report_page.page(report.title(run), report.told(run)), encoding="utf-8")
+        with mlflow_runs.attached(run_id) as tracked:
+            tracked.log_artifacts(file)
+    return tracked.url and f"{tracked.url}/artifacts/{file.name}"
 
 
 def _inline(picture: Path) -> str:

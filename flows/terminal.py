@@ -15,6 +15,7 @@ from flows.stages.progress import Progress as Event
 from flows.stages.run import Run
 
 if TYPE_CHECKING:  # execute imports every outside system; a command that only prints needs none
+    from flows.report_sections import Section
     from flows.stages.execute import Done
 
 console = Console()
@@ -88,6 +89,16 @@ def print_rows(title: str, rows: Iterable[report.Row]) -> None:
         grid.add_row(f"  {row.what}", row.value, f"[dim]{row.note}")
     console.print(f"[bold]{title}")
     console.print(grid, soft_wrap=True)
+
+
+def print_table(section: "Section") -> None:
+    """The table of a report's section."""
+    table = Table(title=section.title, caption=section.note)
+    for place, name in enumerate(section.head):
+        table.add_column(escape(name), justify="right" if place else "left")
+    for line in section.lines:
+        table.add_row(*map(escape, line))
+    console.print(table)
 
 
 def print_forecast(expected: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from flows.stages.register import RegisterConfig
 from vit.models.build import at_resolution
 
 FILE = "pipelines.yaml"
+LISTED = 24  # names in a sentence
 # What each stage reads, by the name of its parameter; the order is the order of the pipeline.
 INPUTS: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
     {
@@ -267,5 +268,6 @@ def _families(kind: Any) -> dict[str, Any]:
 
 def _nearest(name: str, valid: Any) -> str:
     near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    known = ", ".join(sorted(valid)) or "nothing"
+    shown = sorted(valid)
+    known = ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "") or "nothing"
     return f"did you mean {near[0]!r}? (known: {known})" if near else f"known: {known}"

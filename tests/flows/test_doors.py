@@ -128,12 +128,23 @@ def test_lineage_of_the_registered_version(by_flow: Path) -> None:
 
 
 def test_the_report_as_a_page(by_flow: Path) -> None:
-    done = vitflow(by_flow, "report", "smoke", "--html", "report.html")
+    done = vitflow(by_flow, "report", "smoke", "--html", "report.html", "--markdown", "report.md")
     assert done.returncode == 0, done.stderr
-    text = (by_flow / "report.html").read_text()
-    (by_flow / "report.html").unlink()
-    assert len(text) < 5_000_000 and text.count("<img ") >= 7  # curves, pairs, scores and four looks inside
-    assert "vitflow run smoke" in text and "5 a class" in text
+    text, plain = (by_flow / "report.html").read_text(), (by_flow / "report.md").read_text()
+    (by_flow / "report.html").unlink(), (by_flow / "report.md").unlink()
+    assert len(text) < 5_000_000 and text.count("<img ") >= 10  # curves, pairs, scores, corpus, four looks, two charts
+    for written in (text, plain):
+        assert "vitflow run smoke" in written and "5 a class" in written
+    (kept,) = by_flow.glob("mlartifacts/smoke/*/artifacts/report.html")  # the flow's end puts it there
+    assert kept.read_text() == text and (kept.parent / "registration.json").is_file()
+
+
+def test_runs_side_by_side(by_flow: Path) -> None:
+    (changed,) = (by_flow / "runs/smoke").glob("register@*")
+    done = vitflow(by_flow, "report", "smoke", str(changed), "--json")
+    assert done.returncode == 0, done.stderr
+    names = [one["name"] for one in json.loads(done.stdout)]
+    assert names == ["smoke", f"smoke {OVERRIDE}"]
 
 
 def test_report_and_predict(by_flow: Path) -> None:

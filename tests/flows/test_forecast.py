@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from flows import forecast
 from flows.adapters import storage
 from flows.cli import app
-from flows.stages.config import names
+from flows.stages.config import load, names
 from flows.stages.run import Run
 from tests.checkout import ROOT, environment
 from tests.s3.stores import environment as s3_environment
@@ -126,7 +126,7 @@ def test_devices_by_name() -> None:
 
 def test_hours_are_flops_over_speed() -> None:
     devices = forecast.Devices(name="toy", number=1, peak=1e15, memory=1e12, source="")
-    cost = forecast.cost(Run.of("vit-b16-jft"), "pretrain", devices, tasks=19)
+    cost = forecast.cost(load("vit-b16-jft"), "pretrain", devices, tasks=19)
     assert cost["device_hours"] == pytest.approx(cost["exaflops"] * 1e18 / 0.55e15 / 3600, rel=1e-3)
     assert cost["checkpoint_bytes"] == 12 * (85_798_656 + 768 * 769)
 

@@ -25,8 +25,8 @@ from benchmarks.timing import ratio
 from flows.adapters import ray_cluster
 from flows.stages import output, tasks
 from flows.stages.config import load
-from flows.stages.evaluate import EvaluateConfig, pieces
-from flows.stages.transfers import Subject, score_all
+from flows.stages.evaluate import EvaluateConfig
+from flows.stages.transfers import Piece, Subject, score_all
 from vit.data.shards import Shards
 from vit.data.synthetic.mini_vtab import TASKS
 from vit.evaluation.features import features
@@ -103,7 +103,13 @@ def ours(options: argparse.Namespace) -> Scores:
     """By the stage's own packing, on as many workers as there are cores."""
     classes = {task.name: task.num_classes for task in TASKS}
     subject = Subject(model=options.place / "model", tasks=options.place / "tasks", num_classes=classes, leaked={})
-    wanted = [piece for piece in pieces(section(options), options.only) if piece.pretrained]
+    config = section(options)
+    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    wanted = [
+        Piece(task=task, pretrained=True, transfer=protocol, probes=probes)
+        for task in options.only
+        for probes in (config.probes, None)
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         results: dict[str, Any] = score_all(subject, wanted, Path(scratch))
     ray_cluster.stop()

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from flows.stages import output, scratch, training
+from flows.stages import finetune_sweep, output, scratch, training
 from vit.data.augment import AugmentConfig
 from vit.models.build import Model
 from vit.models.weights.native import transfer
 from vit.training.config import TrainConfig
 from vit.training.fit import FitConfig
+from vit.training.sweep import SweepConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,12 @@ class FinetuneConfig:
     dropout: float
     train: TrainConfig
     augment: AugmentConfig
+    sweep: SweepConfig  # learning rate and steps chosen on a part of train, then every seed on all of it
+    dev_percent: float  # of train, to choose on: the paper's are 1 of ImageNet, 2 of CIFAR, 10 of Pets and Flowers
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dev_percent < 100:
+            raise ValueError(f"dev_percent {self.dev_percent} must be above 0 and below 100")
 
 
 def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path, out: Path) -> Path:
@@ -39,7 +46,10 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
             scratch=directory,
             fingerprint=fingerprint,
         )
-        training.run(job, work)
+        if config.sweep.is_any:
+            finetune_sweep.run(job, config.sweep, config.dev_percent, work)
+        else:
+            training.run(job, work)
     return out
 
 

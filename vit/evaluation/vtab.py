@@ -19,6 +19,7 @@ from vit.training.config import TrainConfig
 from vit.training.loop import train
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
+DEV_SPLITS = ("train800",), ("val200",)  # train and score on, where something is to be chosen
 GROUPS = ("natural", "specialized", "structured")
 # Tasks whose label a flip or a crop would change (BiT App. F), and their mini counterparts.
 NO_FLIP = frozenset({"dsprites_ori", "dsprites_loc", "smallnorb_azi", "mini_ori", "mini_loc", "mini_azi"})

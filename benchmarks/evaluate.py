@@ -31,9 +31,10 @@ from vit.data.shards import Shards
 from vit.data.synthetic.mini_vtab import TASKS
 from vit.evaluation.features import features
 from vit.evaluation.probing import ProbeConfig, probe
-from vit.evaluation.vtab import TRAIN_SPLITS, TransferConfig, transfer
+from vit.evaluation.vtab import TRAIN_SPLITS, transfer
 from vit.models.build import at_resolution, build
 from vit.models.weights import native
+from vit.training.hyperrule import TransferConfig
 
 Scores = dict[str, dict[str, float]]  # of each task: tuned, linear, few-shot
 
@@ -87,9 +88,12 @@ def started(way: str, place: Path, options: argparse.Namespace) -> Scores:
     """The scores of one way, in processes of its own."""
     names = [task.name for task in TASKS][: options.tasks]
     found: Scores = {}
+    where = {**os.environ, "RAY_worker_niceness": "0"}  # Ray would yield to whatever else runs
     for only in [names] if way == "ours" else [[name] for name in names]:
         command = [sys.executable, "-m", "benchmarks.evaluate", "--way", way, "--place", str(place), "--only", *only]
-        done = subprocess.run([*command, "--steps", str(options.steps)], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--steps", str(options.steps)], env=where, stdout=subprocess.PIPE, text=True, check=True
+        )
         found |= json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -20,11 +20,12 @@ from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
 from vit.data.views import View
 from vit.evaluation.probing import ProbeConfig, Probed
-from vit.evaluation.vtab import Score, TransferConfig
+from vit.evaluation.vtab import TRAIN_SPLITS, Score
 from vit.models import load
 from vit.models.vit import ViT
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
+from vit.training.hyperrule import Protocol, TransferConfig, applied
 from vit.training.sweep import SweepConfig, Wanted, choose, grid, repeated
 
 Network: TypeAlias = tuple[str, bool]  # by which task it is judged, and whether it starts from the model
@@ -34,6 +35,7 @@ Network: TypeAlias = tuple[str, bool]  # by which task it is judged, and whether
 class EvaluateConfig:
     """The transfer protocol, the same for every task (paper Table 4, VTAB row)."""
 
+    protocol: Protocol  # own: the numbers below; bit-hyperrule: those of vit/training/hyperrule.py instead
     resolution: int  # pixels
     train: TrainConfig
     augment: AugmentConfig
@@ -73,10 +75,14 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
 
 def judge(config: EvaluateConfig, subject: Subject, scratch: Path) -> dict[str, Judged]:
     """By task the frozen features, and the transfers from the model and from random weights, chosen on val200."""
-    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    hows = {
+        task: applied(config.protocol, asked, Shards(subject.tasks / task, splits=TRAIN_SPLITS))
+        for task in subject.num_classes
+    }
 
     def piece(network: Network, train: TrainConfig, **more: Any) -> Piece:
-        transfer = dataclasses.replace(protocol, train=train)
+        transfer = dataclasses.replace(hows[network[0]], train=train)
         return Piece(task=network[0], pretrained=network[1], transfer=transfer, **more)
 
     def dev_scores(wanted: Sequence[Wanted[Network]]) -> list[float]:
@@ -85,7 +91,8 @@ def judge(config: EvaluateConfig, subject: Subject, scratch: Path) -> dict[str, 
         return [cast(Score, found[part.name]).top1 for part in parts]
 
     networks = [(task, pretrained) for task in subject.num_classes for pretrained in (True, False)]
-    choices = choose(networks, grid(config.sweep, config.train), config.sweep.rungs, dev_scores)
+    points = {network: grid(config.sweep, hows[network[0]].train) for network in networks}
+    choices = choose(points, config.sweep.rungs, dev_scores)
     finals = {
         network: {
             train.seed: piece(network, train, variant=f"seed-{train.seed}" if config.sweep.seeds else "")
@@ -93,7 +100,7 @@ def judge(config: EvaluateConfig, subject: Subject, scratch: Path) -> dict[str, 
         }
         for network in networks
     }
-    frozen = {task: piece((task, True), config.train, probes=config.probes) for task in subject.num_classes}
+    frozen = {task: piece((task, True), how.train, probes=config.probes) for task, how in hows.items()}
     done = score_all(subject, [*frozen.values(), *(one for runs in finals.values() for one in runs.values())], scratch)
 
     def tuned(network: Network) -> Tuned:

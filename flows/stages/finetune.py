@@ -10,6 +10,7 @@ from vit.models.build import Model
 from vit.models.weights.native import transfer
 from vit.training.config import TrainConfig
 from vit.training.fit import FitConfig
+from vit.training.hyperrule import Protocol, TransferConfig, applied
 from vit.training.sweep import SweepConfig
 
 
@@ -17,6 +18,7 @@ from vit.training.sweep import SweepConfig
 class FinetuneConfig:
     """Head replaced by one linear layer of zeros, position embeddings resized."""
 
+    protocol: Protocol  # own: the numbers below; bit-hyperrule: those of vit/training/hyperrule.py instead
     resolution: int  # pixels
     dropout: float
     train: TrainConfig
@@ -37,12 +39,15 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
         scratch.directory(out, "finetune", config, inputs) as (directory, fingerprint),
         output.writing(out, "finetune", config, inputs) as work,
     ):
+        place, index = (images / "downstream", None) if own else (images / "corpus", kept)
+        asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+        how = applied(config.protocol, asked, training.corpus(place, index, "train"))
         job = training.Job(
             stage="finetune",
-            build=functools.partial(network, config, backbone),
-            images=images / ("downstream" if own else "corpus"),
-            kept=None if own else kept,
-            fit=FitConfig(resolution=config.resolution, train=config.train, augment=config.augment),
+            build=functools.partial(network, how.resolution, config.dropout, backbone),
+            images=place,
+            kept=index,
+            fit=FitConfig(resolution=how.resolution, train=how.train, augment=how.augment),
             scratch=directory,
             fingerprint=fingerprint,
         )
@@ -53,8 +58,6 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
     return out
 
 
-def network(config: FinetuneConfig, backbone: Path, num_classes: int) -> Model:
+def network(resolution: int, dropout: float, backbone: Path, num_classes: int) -> Model:
     """The pre-trained body under a new head."""
-    return transfer(
-        backbone / output.MODEL, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout
-    )
+    return transfer(backbone / output.MODEL, resolution=resolution, num_classes=num_classes, dropout=dropout)

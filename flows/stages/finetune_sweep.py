@@ -63,7 +63,7 @@ def chosen(job: Job, sweep: SweepConfig, dev_percent: float) -> Choice:
     points = grid(sweep, job.fit.train)
     if len(points) > 1:
         _split(training.corpus(job.images, job.kept, "train"), dev_percent, job.scratch / DEV_INDEX)
-    return choose([SUBJECT], points, sweep.rungs, lambda wanted: _dev_scores(job, wanted))[SUBJECT]
+    return choose({SUBJECT: points}, sweep.rungs, lambda wanted: _dev_scores(job, wanted))[SUBJECT]
 
 
 def _split(train: Shards, percent: float, index: Path) -> None:

@@ -17,9 +17,10 @@ from flows.stages import output, progress, results
 from vit.data.decoded import Decoded, Memory, limit
 from vit.evaluation.features import features
 from vit.evaluation.probing import ProbeConfig, Probed, probe
-from vit.evaluation.vtab import DEV_SPLITS, TRAIN_SPLITS, Score, TransferConfig, transfer, untrained
+from vit.evaluation.vtab import DEV_SPLITS, TRAIN_SPLITS, Score, transfer, untrained
 from vit.models.weights.native import transfer as under_new_head
 from vit.training.distributed import device
+from vit.training.hyperrule import TransferConfig
 
 ATTEMPTS = 2  # at a piece that fails for another reason than bad data or settings, such as a full memory
 TUNED, UNTRAINED = "vtab", "vtab_random_init"  # names of transfers from the model and from random weights

@@ -10,7 +10,8 @@ from flows.stages.config import load
 from flows.stages.transfers import Piece, Result, Subject, TransfersFailed, TransfersRefused, groups, score_all
 from vit.data.decoded import Memory
 from vit.evaluation.probing import Probed
-from vit.evaluation.vtab import Score, TransferConfig
+from vit.evaluation.vtab import Score
+from vit.training.hyperrule import TransferConfig
 
 TASKS = ("cup", "photo", "tree")
 

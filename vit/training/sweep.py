@@ -8,7 +8,7 @@ points that are left train for that fraction of their steps, schedule and warm-u
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -98,18 +98,18 @@ def shortened(train: TrainConfig, fraction: float) -> TrainConfig:
 
 
 def choose(
-    subjects: Sequence[Subject],
-    points: Sequence[TrainConfig],
+    points: Mapping[Subject, Sequence[TrainConfig]],
     rungs: Sequence[float],
     score: Callable[[Sequence[Wanted[Subject]]], Sequence[float]],
 ) -> dict[Subject, Choice]:
-    """The best point for each subject by its dev scores, all subjects of a rung being scored in one call of `score`."""
-    left = {subject: list(points) for subject in subjects}
-    trials: dict[Subject, list[Trial]] = {subject: [] for subject in subjects}
-    for fraction in (*rungs, 1.0) if len(points) > 1 else ():
-        wanted = [Wanted(subject, point, fraction) for subject in subjects for point in left[subject]]
+    """The best of each subject's points by its dev scores; those of a rung are scored in one call of `score`."""
+    left = {subject: list(own) for subject, own in points.items()}
+    trials: dict[Subject, list[Trial]] = {subject: [] for subject in points}
+    open_ones = [subject for subject, own in points.items() if len(own) > 1]
+    for fraction in (*rungs, 1.0) if open_ones else ():
+        wanted = [Wanted(subject, point, fraction) for subject in open_ones for point in left[subject]]
         found = dict(zip(((one.subject, one.name) for one in wanted), score(wanted), strict=True))
-        for subject in subjects:
+        for subject in open_ones:
             own = [found[subject, Wanted(subject, point, fraction).name] for point in left[subject]]
             trials[subject] += [
                 Trial(learning_rate=point.learning_rate, steps=point.steps, fraction=fraction, top1=top1)
@@ -117,7 +117,7 @@ def choose(
             ]
             best = np.argsort(-np.array(own), kind="stable")[: 1 if fraction == 1 else (len(own) + 1) // 2]
             left[subject] = [left[subject][place] for place in sorted(best.tolist())]
-    return {subject: Choice(train=left[subject][0], trials=tuple(trials[subject])) for subject in subjects}
+    return {subject: Choice(train=left[subject][0], trials=tuple(trials[subject])) for subject in points}
 
 
 def spread(scores: Sequence[float]) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def test_the_grid_is_all_combinations_and_empty_is_the_one_setting() -> None:
 
 def test_one_point_needs_no_dev_split() -> None:
     dev = Dev(lambda rate, steps: 0.5)
-    found = choose(["cup"], [TRAIN], [0.25], dev)
+    found = choose({"cup": [TRAIN]}, [0.25], dev)
     assert not dev.asked and found["cup"].train is TRAIN and not found["cup"].trials
 
 
@@ -50,7 +50,7 @@ def test_the_best_on_dev_is_chosen_for_each_subject_by_itself() -> None:
     def score(wanted: Sequence[Wanted[str]]) -> list[float]:
         return [float(one.train.learning_rate == best[one.subject]) for one in wanted]
 
-    found = choose(list(best), points, [], score)
+    found = choose(dict.fromkeys(best, points), [], score)
     assert {subject: choice.train.learning_rate for subject, choice in found.items()} == best
     assert [trial.top1 for trial in found["cup"].trials] == [0.0, 1.0, 0.0, 0.0]
 
@@ -58,7 +58,7 @@ def test_the_best_on_dev_is_chosen_for_each_subject_by_itself() -> None:
 def test_the_worse_half_is_given_up_at_each_rung() -> None:
     dev = Dev(lambda rate, steps: -rate if steps < 400 else rate)
     points = grid(sweep(learning_rates=(*RATES, 0.06)), TRAIN)
-    found = choose(["cup"], points, [0.1, 0.5], dev)["cup"]
+    found = choose({"cup": points}, [0.1, 0.5], dev)["cup"]
     steps = [(40, [*RATES, 0.06]), (200, [0.001, 0.003, 0.01]), (400, [0.001, 0.003])]
     assert dev.asked == [[("cup", rate, count) for rate in rates] for count, rates in steps]
     assert found.train == dataclasses.replace(TRAIN, learning_rate=0.003), "the best in full, among those left"
@@ -66,7 +66,7 @@ def test_the_worse_half_is_given_up_at_each_rung() -> None:
 
 
 def test_of_equal_scores_the_earlier_point_wins() -> None:
-    found = choose(["cup"], grid(sweep(learning_rates=RATES), TRAIN), [0.5], Dev(lambda rate, steps: 0.5))
+    found = choose({"cup": grid(sweep(learning_rates=RATES), TRAIN)}, [0.5], Dev(lambda rate, steps: 0.5))
     assert found["cup"].train.learning_rate == RATES[0]
     assert [trial.learning_rate for trial in found["cup"].trials[4:]] == list(RATES[:2])
 

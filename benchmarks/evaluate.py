@@ -25,15 +25,16 @@ from benchmarks.timing import ratio
 from flows.adapters import ray_cluster
 from flows.stages import output, tasks
 from flows.stages.config import load
-from flows.stages.evaluate import EvaluateConfig, pieces
-from flows.stages.transfers import Subject, score_all
+from flows.stages.evaluate import EvaluateConfig
+from flows.stages.transfers import Piece, Subject, score_all
 from vit.data.shards import Shards
 from vit.data.synthetic.mini_vtab import TASKS
 from vit.evaluation.features import features
 from vit.evaluation.probing import ProbeConfig, probe
-from vit.evaluation.vtab import TRAIN_SPLITS, TransferConfig, transfer
+from vit.evaluation.vtab import TRAIN_SPLITS, transfer
 from vit.models.build import at_resolution, build
 from vit.models.weights import native
+from vit.training.hyperrule import TransferConfig
 
 Scores = dict[str, dict[str, float]]  # of each task: tuned, linear, few-shot
 
@@ -87,9 +88,12 @@ def started(way: str, place: Path, options: argparse.Namespace) -> Scores:
     """The scores of one way, in processes of its own."""
     names = [task.name for task in TASKS][: options.tasks]
     found: Scores = {}
+    where = {**os.environ, "RAY_worker_niceness": "0"}  # Ray would yield to whatever else runs
     for only in [names] if way == "ours" else [[name] for name in names]:
         command = [sys.executable, "-m", "benchmarks.evaluate", "--way", way, "--place", str(place), "--only", *only]
-        done = subprocess.run([*command, "--steps", str(options.steps)], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--steps", str(options.steps)], env=where, stdout=subprocess.PIPE, text=True, check=True
+        )
         found |= json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -103,7 +107,13 @@ def ours(options: argparse.Namespace) -> Scores:
     """By the stage's own packing, on as many workers as there are cores."""
     classes = {task.name: task.num_classes for task in TASKS}
     subject = Subject(model=options.place / "model", tasks=options.place / "tasks", num_classes=classes, leaked={})
-    wanted = [piece for piece in pieces(section(options), options.only) if piece.pretrained]
+    config = section(options)
+    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    wanted = [
+        Piece(task=task, pretrained=True, transfer=protocol, probes=probes)
+        for task in options.only
+        for probes in (config.probes, None)
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         results: dict[str, Any] = score_all(subject, wanted, Path(scratch))
     ray_cluster.stop()

@@ -28,6 +28,7 @@ logger = logging.getLogger("vitflow")
 FLUSH_EVERY = 2.0  # seconds between two writes of buffered points
 FINAL_WAIT = 60.0  # seconds that the end of a run waits for a lost server
 BATCH = 500  # points per request; MLflow accepts 1,000
+PARENT = "mlflow.parentRunId"  # MLflow's own tag: its UI shows the run below that one
 UNFINISHED = ("RUNNING", "FAILED", "KILLED")
 STAGE, FINGERPRINT, HOST, PID, BORN = (
     f"vitflow.{name}" for name in ("stage", "fingerprint", "host", "pid", "pid_started")
@@ -71,6 +72,22 @@ class StageRun:
     def log_figure(self, path: Path) -> None:
         """Store an image under `figures/`."""
         client().log_artifact(self.run_id, str(path), "figures")
+
+    def log_child(self, name: str, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        """A finished run below this one, such as a point of a sweep; one of that name is logged once."""
+        api = client()
+        experiment = api.get_run(self.run_id).info.experiment_id
+        query = f"tags.`{PARENT}` = '{self.run_id}' and attributes.run_name = '{_metric_name(name)}'"
+        if api.search_runs([experiment], query, max_results=1):
+            return
+        child = api.create_run(experiment, run_name=name, tags={PARENT: self.run_id}).info.run_id
+        now = int(time.time() * 1000)
+        api.log_batch(
+            child,
+            params=[Param(key, str(value)) for key, value in params.items()],
+            metrics=[Metric(_metric_name(key), float(value), now, 0) for key, value in metrics.items()],
+        )
+        api.set_terminated(child)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         client().log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])

@@ -56,6 +56,23 @@ def worker_range() -> tuple[int, int]:
     return count, count
 
 
+def gpu_share() -> float:
+    """The part of a GPU that an item of map_unordered has: VITFLOW_GPU_SHARE, 0.5 for two side by side; else all."""
+    text = os.environ.get("VITFLOW_GPU_SHARE", "1")
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"VITFLOW_GPU_SHARE is {text!r}, but must be above 0 and at most 1, such as 0.25")
+    return share
+
+
+def num_tasks() -> int:
+    """How many items map_unordered has under way at a time."""
+    return int(num_workers() / gpu_share())
+
+
 def start() -> None:
     """Connect to RAY_ADDRESS, or start a local Ray; does nothing if that is done."""
     import ray
@@ -102,15 +119,15 @@ def stop() -> None:
 
 
 def map_unordered(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Results of a module-level function for all items, as they finish; one CPU each, or one GPU if there are any."""
-    if num_workers() < 2:
+    """Results of a module-level function for all items, as they finish; one CPU each, or gpu_share() of a GPU."""
+    if num_tasks() < 2:
         yield from map(function, items)
         return
     import ray
     from ray.exceptions import RayTaskError
 
     start()
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    gpus = gpu_share() if ray.cluster_resources().get("GPU") else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_FAILURES)(function)
     waiting = [remote.remote(item) for item in items]
     while waiting:

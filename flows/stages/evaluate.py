@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from flows.adapters import storage
 from flows.stages import output, scratch
-from flows.stages.transfers import Piece, Result, Subject, score_all
+from flows.stages.scores import Judged, Tuned, rows, summarise
+from flows.stages.transfers import Piece, Subject, score_all
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
@@ -19,21 +20,27 @@ from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
 from vit.data.views import View
 from vit.evaluation.probing import ProbeConfig, Probed
-from vit.evaluation.vtab import GROUPS, TransferConfig, means
+from vit.evaluation.vtab import TRAIN_SPLITS, Score
 from vit.models import load
 from vit.models.vit import ViT
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
+from vit.training.hyperrule import Protocol, TransferConfig, applied
+from vit.training.sweep import SweepConfig, Wanted, choose, grid, repeated
+
+Network: TypeAlias = tuple[str, bool]  # by which task it is judged, and whether it starts from the model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """The transfer protocol, the same for every task (paper Table 4, VTAB row)."""
 
+    protocol: Protocol  # own: the numbers below; bit-hyperrule: those of vit/training/hyperrule.py instead
     resolution: int  # pixels
     train: TrainConfig
     augment: AugmentConfig
     probes: ProbeConfig
+    sweep: SweepConfig  # for each task by itself, on val200; empty: the paper's global protocol
 
 
 def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
@@ -55,23 +62,57 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
             num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},
             leaked=leaked_keys(dedup),
         )
-        scores = summarise(suite, score_all(subject, pieces(config, list(subject.num_classes)), directory))
+        judged = judge(config, subject, directory)
+        scores = summarise(suite, judged)
         output.write_json(work / "scores.json", scores)
+        if config.sweep.is_any:
+            output.write_json(work / output.RUNS, rows(judged))
         task_scores(scores, work / "scores.png")
         corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
         look_inside(model / output.MODEL, corpus, config.augment.evaluation, work)
     return out
 
 
-def pieces(config: EvaluateConfig, tasks: Sequence[str]) -> list[Piece]:
-    """Every task by frozen features, from the model and from random weights."""
-    protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
-    ways: list[dict[str, Any]] = [
-        {"pretrained": True, "probes": config.probes},
-        {"pretrained": True},
-        {"pretrained": False},
-    ]
-    return [Piece(task=task, transfer=protocol, **way) for task in tasks for way in ways]
+def judge(config: EvaluateConfig, subject: Subject, scratch: Path) -> dict[str, Judged]:
+    """By task the frozen features, and the transfers from the model and from random weights, chosen on val200."""
+    asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+    hows = {
+        task: applied(config.protocol, asked, Shards(subject.tasks / task, splits=TRAIN_SPLITS))
+        for task in subject.num_classes
+    }
+
+    def piece(network: Network, train: TrainConfig, **more: Any) -> Piece:
+        transfer = dataclasses.replace(hows[network[0]], train=train)
+        return Piece(task=network[0], pretrained=network[1], transfer=transfer, **more)
+
+    def dev_scores(wanted: Sequence[Wanted[Network]]) -> list[float]:
+        parts = [piece(one.subject, one.train, on_dev=True, variant=one.name) for one in wanted]
+        found = score_all(subject, parts, scratch)
+        return [cast(Score, found[part.name]).top1 for part in parts]
+
+    networks = [(task, pretrained) for task in subject.num_classes for pretrained in (True, False)]
+    points = {network: grid(config.sweep, hows[network[0]].train) for network in networks}
+    choices = choose(points, config.sweep.rungs, dev_scores)
+    finals = {
+        network: {
+            train.seed: piece(network, train, variant=f"seed-{train.seed}" if config.sweep.seeds else "")
+            for train in repeated(config.sweep, choices[network].train)
+        }
+        for network in networks
+    }
+    frozen = {task: piece((task, True), how.train, probes=config.probes) for task, how in hows.items()}
+    done = score_all(subject, [*frozen.values(), *(one for runs in finals.values() for one in runs.values())], scratch)
+
+    def tuned(network: Network) -> Tuned:
+        scores = {seed: cast(Score, done[one.name]) for seed, one in finals[network].items()}
+        return Tuned(choice=choices[network], scores=scores)
+
+    return {
+        task: Judged(
+            pretrained=tuned((task, True)), untrained=tuned((task, False)), frozen=cast(Probed, done[one.name])
+        )
+        for task, one in frozen.items()
+    }
 
 
 def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:
@@ -89,58 +130,3 @@ def leaked_keys(dedup: Path) -> dict[str, frozenset[str]]:
     pairs = pq.read_table(dedup / "pairs.parquet", columns=["benchmark", "test"]).to_pylist()
     tasks = {pair["benchmark"] for pair in pairs}
     return {task: frozenset(pair["test"] for pair in pairs if pair["benchmark"] == task) for task in tasks}
-
-
-def summarise(suite: dict[str, Any], results: Mapping[str, Result]) -> dict[str, Any]:
-    """The content of scores.json (ARCHITECTURE.md) from results by the names of their pieces."""
-    groups = {task["name"]: task["group"] for task in suite["tasks"]}
-    families = {task["name"]: task["family"] for task in suite["tasks"]}
-    tuned, untuned, frozen = (of_tasks(results, kind, groups) for kind in ("vtab", "vtab_random_init", "frozen"))
-    trained = means({task: score.top1 for task, score in tuned.items()}, groups)
-    random = means({task: score.top1 for task, score in untuned.items()}, groups)
-    return {
-        "family": suite["family"],
-        "tasks": {
-            task: {
-                "group": group,
-                "family": families[task],
-                "top1": tuned[task].top1,
-                "top1_random_init": untuned[task].top1,
-                "chance": tuned[task].chance,
-                "num_test": tuned[task].num_test,
-                "top1_clean": tuned[task].top1_clean,
-                "num_clean": tuned[task].num_clean,
-                "frozen": probed(frozen[task]),
-            }
-            for task, group in groups.items()
-        },
-        "groups": {
-            group: {"top1": trained[group], "top1_random_init": random[group]} for group in GROUPS if group in trained
-        },
-        "mean_of_tasks": trained["mean_of_tasks"],
-        "mean_of_groups": trained["mean_of_groups"],
-        "mean_of_tasks_random_init": random["mean_of_tasks"],
-        "mean_of_groups_random_init": random["mean_of_groups"],
-        "frozen_mean_of_tasks": mean_of_probes(list(frozen.values())),
-    }
-
-
-def of_tasks(results: Mapping[str, Result], kind: str, tasks: Iterable[str]) -> dict[str, Any]:
-    """By task the result of the piece `kind/TASK`."""
-    return {task: results[f"{kind}/{task}"] for task in tasks}
-
-
-def probed(one: Probed) -> dict[str, Any]:
-    """Scores on frozen features as JSON."""
-    few = {str(shots): {"top1": mean, "std": deviation} for shots, (mean, deviation) in one.few_shot.items()}
-    return {"few_shot": few, "linear": one.linear, "nearest": one.nearest}
-
-
-def mean_of_probes(tasks: list[Probed]) -> dict[str, float]:
-    """Means over tasks by probe: `few_shot_5`, `linear`, `nearest`."""
-    columns = [
-        {f"few_shot_{shots}": mean for shots, (mean, _) in task.few_shot.items()}
-        | {"linear": task.linear, "nearest": task.nearest}
-        for task in tasks
-    ]
-    return {name: float(np.mean([column[name] for column in columns])) for name in columns[0]}

@@ -65,6 +65,8 @@ def execute(
         tracked.log(0, {"seconds": seconds})
         for file in (*sorted(out.glob("*.png")), *sorted(out.glob("*.json"))):
             tracked.log_artifacts(file)
+        for child in json.loads((out / output.RUNS).read_text()) if (out / output.RUNS).is_file() else ():
+            tracked.log_child(child["name"], child["params"], child["metrics"])
     return Done(out=out, seconds=seconds, run_id=tracked.run_id, url=tracked.url)
 
 

@@ -4,22 +4,31 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from flows.stages import output, scratch, training
+from flows.stages import finetune_sweep, output, scratch, training
 from vit.data.augment import AugmentConfig
 from vit.models.build import Model
 from vit.models.weights.native import transfer
 from vit.training.config import TrainConfig
 from vit.training.fit import FitConfig
+from vit.training.hyperrule import Protocol, TransferConfig, applied
+from vit.training.sweep import SweepConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Head replaced by one linear layer of zeros, position embeddings resized."""
 
+    protocol: Protocol  # own: the numbers below; bit-hyperrule: those of vit/training/hyperrule.py instead
     resolution: int  # pixels
     dropout: float
     train: TrainConfig
     augment: AugmentConfig
+    sweep: SweepConfig  # learning rate and steps chosen on a part of train, then every seed on all of it
+    dev_percent: float  # of train, to choose on: the paper's are 1 of ImageNet, 2 of CIFAR, 10 of Pets and Flowers
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dev_percent < 100:
+            raise ValueError(f"dev_percent {self.dev_percent} must be above 0 and below 100")
 
 
 def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path, out: Path) -> Path:
@@ -30,21 +39,25 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
         scratch.directory(out, "finetune", config, inputs) as (directory, fingerprint),
         output.writing(out, "finetune", config, inputs) as work,
     ):
+        place, index = (images / "downstream", None) if own else (images / "corpus", kept)
+        asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
+        how = applied(config.protocol, asked, training.corpus(place, index, "train"))
         job = training.Job(
             stage="finetune",
-            build=functools.partial(network, config, backbone),
-            images=images / ("downstream" if own else "corpus"),
-            kept=None if own else kept,
-            fit=FitConfig(resolution=config.resolution, train=config.train, augment=config.augment),
+            build=functools.partial(network, how.resolution, config.dropout, backbone),
+            images=place,
+            kept=index,
+            fit=FitConfig(resolution=how.resolution, train=how.train, augment=how.augment),
             scratch=directory,
             fingerprint=fingerprint,
         )
-        training.run(job, work)
+        if config.sweep.is_any:
+            finetune_sweep.run(job, config.sweep, config.dev_percent, work)
+        else:
+            training.run(job, work)
     return out
 
 
-def network(config: FinetuneConfig, backbone: Path, num_classes: int) -> Model:
+def network(resolution: int, dropout: float, backbone: Path, num_classes: int) -> Model:
     """The pre-trained body under a new head."""
-    return transfer(
-        backbone / output.MODEL, resolution=config.resolution, num_classes=num_classes, dropout=config.dropout
-    )
+    return transfer(backbone / output.MODEL, resolution=resolution, num_classes=num_classes, dropout=dropout)

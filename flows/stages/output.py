@@ -20,6 +20,8 @@ from typing import Any
 CONFIG = "config.json"
 MODEL = "model.safetensors"  # what pretrain and finetune leave: the trained network, alone
 
+RUNS = "runs.json"  # what finetune and evaluate leave of a sweep: every run with its name, params and metrics
+
 
 class IncompleteInput(ValueError):
     """A stage was pointed at a directory that no stage finished, or whose files changed since."""

@@ -17,11 +17,13 @@ from flows.stages import output, progress, results
 from vit.data.decoded import Decoded, Memory, limit
 from vit.evaluation.features import features
 from vit.evaluation.probing import ProbeConfig, Probed, probe
-from vit.evaluation.vtab import TRAIN_SPLITS, Score, TransferConfig, transfer, untrained
+from vit.evaluation.vtab import DEV_SPLITS, TRAIN_SPLITS, Score, transfer, untrained
 from vit.models.weights.native import transfer as under_new_head
 from vit.training.distributed import device
+from vit.training.hyperrule import TransferConfig
 
 ATTEMPTS = 2  # at a piece that fails for another reason than bad data or settings, such as a full memory
+TUNED, UNTRAINED = "vtab", "vtab_random_init"  # names of transfers from the model and from random weights
 Result = Score | Probed
 
 logger = logging.getLogger("vitflow.transfers")
@@ -53,13 +55,14 @@ class Piece:
     pretrained: bool  # or from random weights
     transfer: TransferConfig
     probes: ProbeConfig | None = None  # these instead of a transfer
+    on_dev: bool = False  # trained on train800 and scored on val200, to choose by, instead of all 1,000 and test
+    variant: str = ""  # tells it from other transfers of the same network to the same task
 
     @property
     def name(self) -> str:
         """Under which it is reported and kept; that of no other piece."""
-        if self.probes is not None:
-            return f"frozen/{self.task}"
-        return f"{'vtab' if self.pretrained else 'vtab_random_init'}/{self.task}"
+        kind = "frozen" if self.probes is not None else TUNED if self.pretrained else UNTRAINED
+        return "/".join((kind, self.task, *([self.variant] if self.variant else [])))
 
     @property
     def kind(self) -> type[Result]:
@@ -105,7 +108,7 @@ def score_all(subject: Subject, pieces: Sequence[Piece], scratch: Path) -> dict[
 
 
 def _computed(subject: Subject, pieces: Sequence[Piece], scratch: Path) -> Iterator[tuple[str, Result | Failure]]:
-    items = [(subject, group, scratch) for group in groups(pieces, ray_cluster.num_workers())]
+    items = [(subject, group, scratch) for group in groups(pieces, ray_cluster.num_tasks())]
     return itertools.chain.from_iterable(ray_cluster.map_unordered(score_group, items))
 
 
@@ -152,9 +155,8 @@ def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
     network = network.to(device())
     if config.augment.shrink:
         memory = Memory(0)
-    examples, test = (
-        Decoded(subject.tasks / piece.task, memory, splits=splits) for splits in (TRAIN_SPLITS, ("test",))
-    )
+    ways = DEV_SPLITS if piece.on_dev else (TRAIN_SPLITS, ("test",))
+    examples, test = (Decoded(subject.tasks / piece.task, memory, splits=splits) for splits in ways)
     if piece.probes is not None:
         view = config.augment.evaluation
         support, tests = (features(network, s, resolution=config.resolution, view=view) for s in (examples, test))

@@ -210,3 +210,16 @@ def test_server_down_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ServiceDown, match="MLFLOW_TRACKING_URI"), stage_run("down", "x", tags("f9")):
         pass
     assert time.monotonic() - started < 2
+
+
+def test_runs_of_a_sweep_lie_below_that_of_their_stage() -> None:
+    with stage_run("sweep", "mini/finetune", tags("sweep0", "finetune")) as run:
+        for _ in range(2):  # a second attempt at the end of a stage
+            for seed in (0, 1):
+                run.log_child(f"seed-{seed}", {"learning_rate": 0.01, "seed": seed}, {"val/top1": 0.5 + seed / 10})
+    experiment = client().get_run(run.run_id).info.experiment_id
+    below = client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+    found = {child.info.run_name: (child.data.params["seed"], child.data.metrics["val/top1"]) for child in below}
+    assert found == {"seed-0": ("0", 0.5), "seed-1": ("1", 0.6)} and len(below) == 2
+    assert {child.info.status for child in below} == {"FINISHED"}
+    assert find_run("sweep0", "finetune") == run.run_id

@@ -61,3 +61,15 @@ def test_what_is_mapped_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(records))
     assert [record.read() for record in again] == [record.read() for record in records]
     assert isinstance(records[0].read, functools.partial)
+
+
+def test_items_may_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITFLOW_WORKERS", "2")
+    monkeypatch.delenv("VITFLOW_GPU_SHARE", raising=False)
+    assert ray_cluster.num_tasks() == 2
+    monkeypatch.setenv("VITFLOW_GPU_SHARE", "0.25")
+    assert (ray_cluster.gpu_share(), ray_cluster.num_tasks()) == (0.25, 8)
+    for wrong in ("0", "2", "half"):
+        monkeypatch.setenv("VITFLOW_GPU_SHARE", wrong)
+        with pytest.raises(ValueError, match=f"VITFLOW_GPU_SHARE is '{wrong}'"):
+            ray_cluster.gpu_share()

@@ -9,8 +9,8 @@ import pytest
 
 from flows.stages.config import ConfigError, load
 from flows.stages.corpora import open_source
-from flows.stages.evaluate import summarise
 from flows.stages.prepare import PrepareConfig, prepare
+from flows.stages.scores import Judged, Tuned, summarise
 from flows.stages.spread import spread
 from flows.stages.tasks import write as write_tasks
 from tests.stages.test_prepare import MINI
@@ -24,6 +24,7 @@ from vit.data.datasets.vtab.tasks import TASKS
 from vit.data.shards import Shards
 from vit.evaluation.probing import Probed
 from vit.evaluation.vtab import Score
+from vit.training.sweep import Choice
 
 
 def suite(place: Path, out: Path) -> dict:  # type: ignore[type-arg]
@@ -61,8 +62,9 @@ def test_a_suite_is_of_the_family_of_its_data(family: str, tmp_path: Path) -> No
     assert max(Shards(tmp_path / "tasks" / "dsprites_loc").labels) == 15, "32 positions of the hub are 16 classes"
     tuned = Score(top1=0.5, chance=0.1, num_test=3, top1_clean=0.5, num_clean=3)
     frozen = Probed(few_shot={5: (0.4, 0.01)}, linear=0.5, nearest=0.5)
-    kinds = {"vtab": tuned, "vtab_random_init": tuned, "frozen": frozen}
-    scores = summarise(found, {f"{kind}/{task['name']}": one for task in found["tasks"] for kind, one in kinds.items()})
+    runs = Tuned(choice=Choice(train=load("mini").evaluate.train, trials=()), scores={0: tuned})
+    judged = Judged(pretrained=runs, untrained=runs, frozen=frozen)
+    scores = summarise(found, {task["name"]: judged for task in found["tasks"]})
     assert scores["family"] == family and {task["family"] for task in scores["tasks"].values()} == {family}
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from flows.stages import results, transfers
 from flows.stages.config import load
-from flows.stages.evaluate import pieces
 from flows.stages.transfers import Piece, Result, Subject, TransfersFailed, TransfersRefused, groups, score_all
 from vit.data.decoded import Memory
 from vit.evaluation.probing import Probed
 from vit.evaluation.vtab import Score
+from vit.training.hyperrule import TransferConfig
 
 TASKS = ("cup", "photo", "tree")
 
@@ -43,7 +43,17 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 @pytest.fixture(scope="module")
 def all_pieces() -> list[Piece]:
-    return pieces(load("mini").evaluate, TASKS)
+    config = load("mini").evaluate
+    protocol = TransferConfig(resolution=32, train=config.train, augment=config.augment)
+    return [
+        piece
+        for task in TASKS
+        for piece in (
+            Piece(task=task, pretrained=True, transfer=protocol, probes=config.probes),
+            Piece(task=task, pretrained=True, transfer=protocol),
+            Piece(task=task, pretrained=False, transfer=protocol),
+        )
+    ]
 
 
 SUBJECT = Subject(model=Path("model"), tasks=Path("tasks"), num_classes=dict.fromkeys(TASKS, 2), leaked={})

@@ -1,6 +1,7 @@
 """VTAB-1k: fine-tune on a task's 1,000 examples, score its whole test split (VTAB paper; ViT paper §4.1, App. B.1.1).
 
-One protocol for all tasks, as the paper has it. Scores of the mini suite are called mini-VTAB, never VTAB.
+One protocol for all tasks, as the paper has it, but for the no-flip and no-crop lists.
+Scores of the mini suite are called mini-VTAB, never VTAB.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
 from vit.evaluation.answers import answers, clean_top1, top1
 from vit.models.build import Model, build
-from vit.training.config import TrainConfig
+from vit.training.hyperrule import TransferConfig
 from vit.training.loop import train
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
+DEV_SPLITS = ("train800",), ("val200",)  # train and score on, where something is to be chosen
 GROUPS = ("natural", "specialized", "structured")
 # Tasks whose label a flip or a crop would change (BiT App. F), and their mini counterparts.
 NO_FLIP = frozenset({"dsprites_ori", "dsprites_loc", "smallnorb_azi", "mini_ori", "mini_loc", "mini_azi"})
@@ -27,15 +29,6 @@ NO_CROP = frozenset(
 )
 
 logger = logging.getLogger("vitflow.vtab")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransferConfig:
-    """The global protocol: the same for every task, but for the no-flip and no-crop lists."""
-
-    resolution: int  # pixels
-    train: TrainConfig
-    augment: AugmentConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from vit.training.precision import Precision
 Optimizer: TypeAlias = Literal["adamw", "adam", "sgd"]
 DecayOn: TypeAlias = Literal["all", "matrices"]
 Loss: TypeAlias = Literal["sigmoid", "softmax"]
-Decay: TypeAlias = Literal["linear", "cosine", "rsqrt"]
+Decay: TypeAlias = Literal["linear", "cosine", "rsqrt", "staircase"]
 
 AT_LEAST_1 = ("steps", "batch_size", "timescale", "log_every", "save_every")
 AT_LEAST_0 = (

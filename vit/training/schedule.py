@@ -1,9 +1,10 @@
-"""Learning-rate schedules: linear warm-up times linear, cosine or reverse-square-root decay (paper Tables 3 and 4)."""
+"""Learning-rate schedules: linear warm-up times a decay (paper Tables 3 and 4, and those of later recipes)."""
 
 import math
 
 from vit.training.config import TrainConfig
 
+STAIRS = (0.3, 0.6, 0.9)  # of all updates, after which `staircase` falls to a tenth (BiT §3.3)
 LINEAR_END = 1e-5  # fraction of the peak at the last step, as in the authors' configs (UB, VT utils.py)
 
 
@@ -19,6 +20,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         factor = LINEAR_END + (1 - LINEAR_END) * (1 - progress)
     elif config.decay == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.decay == "staircase":
+        factor = 0.1 ** sum(step > stair * config.steps for stair in STAIRS)
     else:
         factor = 1 / math.sqrt(1 + since / config.timescale)
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0

@@ -23,16 +23,21 @@ def chosen(splits: Sequence[str], known: Sequence[str], name: str) -> tuple[str,
     return tuple(splits) or tuple(known)
 
 
-def num_kept(size: int, percent: int) -> int:
+def num_kept(size: int, percent: float) -> int:
     """Length of `train[:(100 - percent)%]` of `size` images: TFDS rounds to the nearest integer."""
     return round((100 - percent) * size / 100)
+
+
+def last_percent(keys: Sequence[int | str], percent: float) -> Ints:
+    """Positions of the last `percent` of these keys of `train` in TFDS's order, int64."""
+    order: Ints = rank_order("train", keys)
+    return order[num_kept(len(keys), percent) :]
 
 
 def hold_out(records: Sequence[Record], percent: int, key: Callable[[Record], int | str]) -> Iterator[Record]:
     """The same records; the last `percent` of those in `train`, in TFDS's order of `key`, are in `val` instead."""
     train = [row for row, record in enumerate(records) if record.split == "train"]
-    order: Ints = rank_order("train", [key(records[row]) for row in train])
-    positions: list[int] = order[num_kept(len(train), percent) :].tolist()
+    positions: list[int] = last_percent([key(records[row]) for row in train], percent).tolist()
     held_out = {train[position] for position in positions}
     for row, record in enumerate(records):
         yield dataclasses.replace(record, split="val") if row in held_out else record

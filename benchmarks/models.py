@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import Ratio, Step, in_turns, matmul_peak, ratio
+from benchmarks.timing import Ratio, Step, in_turns, ratio
 from vit.models.build import build
 from vit.models.counting import forward_macs
 from vit.models.variants import configure
+from vit.training.flops import measured_peak
 from vit.training.precision import default_precision
 
 # Name, timm's architecture, resolution, and what makes our numerics timm's.
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = matmul_peak(device, torch.bfloat16) if device.type == "cuda" else None
+    peak = measured_peak(device, "bfloat16") if device.type == "cuda" else None
     print(header(device, options), flush=True)
     rows: list[Row] = []
     for name in options.networks:

@@ -58,13 +58,6 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Ratio:
     return Ratio(median=median, low=low, high=high)
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, side: int = 8192) -> float:
-    """FLOP/s of a plain matrix product on random data: what a perfect step could reach on this device."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    seconds = in_turns({"product": lambda: (a @ b, None)[1]}, rounds=10, repeats=5, device=device)["product"]
-    return 2 * side**3 / statistics.median(seconds)
-
-
 def _seconds(step: Step, repeats: int, device: torch.device, clock: Clock) -> float:
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -22,12 +22,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import in_turns, matmul_peak, ratio
+from benchmarks.timing import in_turns, ratio
 from vit.models.build import build
 from vit.models.variants import configure
 from vit.training.config import TrainConfig
 from vit.training.distributed import world_size
-from vit.training.flops import training_flops
+from vit.training.flops import measured_peak, training_flops
 from vit.training.loop import train
 from vit.training.placement import place
 
@@ -159,7 +159,7 @@ def trainer(model: nn.Module, data: Data, steps: int, directory: str) -> Callabl
 
 def on_gpus(options: argparse.Namespace, device: torch.device) -> None:
     """MFU of one GPU, then images/s of 1, 2, 4, … in data parallel as a share of as many single ones."""
-    peak = matmul_peak(device, torch.bfloat16)
+    peak = measured_peak(device, "bfloat16")
     print(f"\nmeasured 8192³ product: {peak / 1e12:.0f} TFLOP/s\n\n| network | GPUs | images/s | MFU | efficiency |")
     print("|---|---:|---:|---:|---:|")
     for name, batch in GPU_BATCHES.items():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import analysis_cli, data_cli, dedup_cli, registry_cli, report_cli, zoo
+from flows import analysis_cli, bench_cli, data_cli, dedup_cli, registry_cli, report_cli, zoo
 from flows.environment import apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Images in, a registered Vision Transformer out.",
 )
 app.add_typer(data_cli.data, name="data")
+app.add_typer(bench_cli.bench, name="bench")
 app.add_typer(registry_cli.models, name="models")
 app.add_typer(zoo.weights, name="weights")
 app.command()(dedup_cli.dedup)

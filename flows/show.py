@@ -96,6 +96,8 @@ def sentence(event: Progress) -> str:
         parts.append(f"{speed:,.0f} images/s")
     if (waited := metrics.pop("data_wait_fraction", None)) is not None and waited >= 0.05:
         parts.append(f"{waited:.0%} of the time waiting for data")
+    if (mfu := metrics.pop("mfu", None)) is not None:
+        parts.append(f"MFU {mfu:.0%}")
     eta = metrics.pop("eta_seconds", None)
     parts += spent({name: metrics.pop(name) for name in TOTALS if name in metrics})
     for name in ("train/learning_rate", "train/grad_norm", "images_per_second_per_device", "memory_gb"):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vit.data.augment import AugmentConfig
-from vit.data.loader import Stream, evaluation_batches
+from vit.data.loader import Stream
 from vit.data.order import Order, batch
 from vit.data.shards import Shards
 from vit.data.views import View
@@ -14,6 +14,7 @@ from vit.models.masked import Corruption, MaskedPatchPrediction, corruption, dra
 from vit.training.config import TrainConfig
 from vit.training.distributed import device, rank, sum_over_ranks, world_size
 from vit.training.objective import Batch
+from vit.training.scoring import shared_batches
 from vit.typing import Ints
 
 VALIDATION_SEED = 0  # of what is hidden when a model is scored
@@ -38,13 +39,10 @@ def masked(
 def loss(model: MaskedPatchPrediction, shards: Shards, resolution: int, view: View) -> float:
     """Mean loss over all images of the shards, shared out over the ranks; the same patches are hidden every time."""
     model.eval()
-    mine = np.arange(rank(), len(shards), world_size(), dtype=np.int64)
-    total, seen = torch.zeros((), dtype=torch.float64, device=device()), 0
-    batches = evaluation_batches(shards, range(rank(), len(shards), world_size()), resolution=resolution, view=view)
-    for images, _ in batches:
-        ids = mine[seen : seen + len(images)]
-        seen += len(images)
-        total += model(images, plan(model, ids, np.zeros_like(ids), seed=VALIDATION_SEED)).double() * len(images)
+    total = torch.zeros((), dtype=torch.float64, device=device())
+    for images, _, rows in shared_batches(shards, resolution=resolution, view=view):
+        ids = rows if len(rows) else np.zeros(1, dtype=np.int64)
+        total += model(images, plan(model, ids, np.zeros_like(ids), seed=VALIDATION_SEED)).double() * len(rows)
     return (sum_over_ranks(total) / len(shards)).item()
 
 

@@ -23,10 +23,10 @@ class Meter:
     """Means of what updates return since the last `read`, speed, memory and model FLOP utilisation.
 
     `flops` is what a training step on one image costs, `peak` what one device can do in a second; MFU is left out if
-    either is None. `previous` is the mean loss of the interval before, for recognising spikes after a resume.
+    the former is None. `previous` is the mean loss of the interval before, for recognising spikes after a resume.
     """
 
-    def __init__(self, config: TrainConfig, *, flops: float | None, peak: float | None, previous: float | None) -> None:
+    def __init__(self, config: TrainConfig, *, flops: float | None, peak: float, previous: float | None) -> None:
         self.previous = previous
         self._config, self._flops, self._peak = config, flops, peak
         self._values: dict[str, list[Tensor]] = {}
@@ -71,7 +71,7 @@ class Meter:
     def _speeds(self, speed: float) -> dict[str, float]:
         each = speed / world_size()
         speeds = {"images_per_second": speed, "images_per_second_per_device": each, "memory_gb": memory_gb()}
-        if self._flops is not None and self._peak is not None:
+        if self._flops is not None:
             speeds["mfu"] = each * self._flops / self._peak
         return speeds
 

@@ -1,6 +1,7 @@
 """How good a network's answers are on a split: top-1, and the mean average precision where images have several labels.
 
-Everything is a sum over images, so any number of ranks gives the same numbers.
+Everything is a sum over images, so any number of ranks gives the same numbers. Every rank runs the network equally
+often: spread over the ranks (FSDP2), it is put together for each run by all of them.
 
 - top-1 of images with several labels: the class with the largest score is one of them; images without a label count
   neither way. This is the rule of ImageNet-ReaL (google-research/reassessed-imagenet).
@@ -9,6 +10,10 @@ Everything is a sum over images, so any number of ranks gives the same numbers.
   the images count as equal, so that memory depends on the number of classes and not on that of images.
 """
 
+import math
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +22,26 @@ from vit.data.shards import Shards
 from vit.data.views import View
 from vit.training.distributed import device, rank, sum_over_ranks, world_size
 from vit.training.loss import top1
+from vit.typing import Ints
 
 LARGEST = 16.0  # logit: beyond, sigmoid is within 1e-7 of 0 or 1
 BINS = 1024  # of 1/32: within one, probabilities differ by less than a hundredth
+BATCH = 256  # images of one run of the network, per rank
+
+
+def shared_batches(shards: Shards, *, resolution: int, view: View) -> Iterator[tuple[Tensor, Tensor, Ints]]:
+    """This rank's images B 3 R R, their labels, and their rows in the index; equally many batches on every rank.
+
+    A rank that has fewer is given one more image, which is not its own: that batch has no rows.
+    """
+    rows = np.arange(rank(), len(shards), world_size(), dtype=np.int64)
+    most, done = math.ceil(math.ceil(len(shards) / world_size()) / BATCH), 0
+    for images, labels in evaluation_batches(shards, rows.tolist(), resolution=resolution, view=view, batch_size=BATCH):
+        yield images, labels, rows[done * BATCH : (done + 1) * BATCH]
+        done += 1
+    if done < most:
+        for images, labels in evaluation_batches(shards, [0], resolution=resolution, view=view):
+            yield images, labels, rows[:0]
 
 
 @torch.inference_mode()
@@ -32,9 +54,8 @@ def score(model: nn.Module, shards: Shards, *, resolution: int, view: View) -> d
     num_classes = len(shards.class_names)
     hits = torch.zeros(2, dtype=torch.float64, device=device())  # right, of how many
     counts = Counts(num_classes) if shards.multi_label else None
-    rows = range(rank(), len(shards), world_size())
-    for images, labels in evaluation_batches(shards, rows, resolution=resolution, view=view):
-        logits = model(images).float()
+    for images, labels, rows in shared_batches(shards, resolution=resolution, view=view):
+        logits, labels = model(images).float()[: len(rows)], labels[: len(rows)]
         if counts is None:
             hits += torch.tensor([top1(logits, labels), len(labels)], dtype=torch.float64, device=device())
         else:

@@ -1,7 +1,7 @@
 """One update: this rank's share of the global batch, in as many passes as its memory needs, then the optimiser."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,35 @@ from vit.training.distributed import whole
 from vit.training.objective import Batch, Objective, split
 
 
-def update(
-    model: nn.Module, optimizer: Optimizer, objective: Objective, batch: Batch, config: TrainConfig, micro_batch: int
+def update(  # noqa: PLR0913  each by itself, as in the loop
+    model: nn.Module,
+    optimizer: Optimizer,
+    objective: Objective,
+    batch: Batch,
+    config: TrainConfig,
+    micro_batch: int,
+    mark: Callable[[str], None] = lambda part: None,
 ) -> dict[str, Tensor]:
     """The objective's means over the batch and `grad_norm` (global, before clipping), scalars left on the device.
 
     Gradients are means over the batch however it is split: passes of `micro_batch` images weigh as many as they are.
+    `mark` is told when a part (forward, backward, optimizer) has been handed to the device.
     """
     share = len(batch[0])
     values: dict[str, Tensor] = {}
     for index, part in enumerate(split(batch, micro_batch)):
         with _alone(model, (index + 1) * micro_batch < share), _autocast(batch[0].device, config):
             found = objective(model, part)
+            mark("forward")
             if micro_batch < share:
                 found = {name: value * (len(part[0]) / share) for name, value in found.items()}
             found["loss"].backward()
+            mark("backward")
         values = {name: value.detach() + values[name] if values else value.detach() for name, value in found.items()}
     values["grad_norm"] = _clip(model, config.grad_clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    mark("optimizer")
     return values
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,9 +28,13 @@ class Sitting:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (24, 9, 9, 3), dtype=np.uint8)
-        examples = [png_example(f"key-{i}", "train", i % 3, noise[i]) for i in range(24)]
-        write(directory / "toy", examples, name="toy", class_names=["a", "b", "c"])
+        self.write("toy", 24)
+
+    def write(self, name: str, number: int) -> None:
+        """Shards of so many images of noise, of three classes."""
+        noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (number, 9, 9, 3), dtype=np.uint8)
+        examples = [png_example(f"key-{i}", "train", i % 3, noise[i]) for i in range(number)]
+        write(self.directory / name, examples, name=name, class_names=["a", "b", "c"])
 
     @contextlib.contextmanager
     def started(self, command: list[str], *, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Any]:
@@ -45,13 +50,17 @@ class Sitting:
         try:
             yield process
         finally:
-            process.kill()
+            for member in _family(process):  # ranks would outlive torchrun, and hold its channels open
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
             process.communicate()
 
-    def run(self, command: list[str], *, env: dict[str, str] | None = None, **changes: Any) -> tuple[str, str]:
-        """A training to its end: what it printed on both channels."""
+    def run(
+        self, command: list[str], *, env: dict[str, str] | None = None, timeout: float = 240, **changes: Any
+    ) -> tuple[str, str]:
+        """A training to its end: what it printed on both channels. It hangs if `timeout` seconds are not enough."""
         with self.started(command, env=env, **changes) as process:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=timeout)
         assert (process.returncode == 0) is ("dies" not in changes), out + err
         return out, err
 
@@ -77,8 +86,21 @@ class Sitting:
     def weights(self) -> dict[str, torch.Tensor]:
         return load_file(self.directory / "model.st")
 
+    def best(self) -> float:
+        """The best validation score."""
+        manifest = self.directory / "checkpoints" / self.checkpoints()[-1] / "manifest.json"
+        return json.loads(manifest.read_text())["numbers"]["best"]
+
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.directory / "checkpoints").glob("step-*"))
+
+
+def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(process.pid)
+        return [*head.children(recursive=True), head]
+    except psutil.Error:
+        return []
 
 
 @pytest.fixture

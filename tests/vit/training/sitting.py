@@ -3,8 +3,10 @@
 Trains a small network on DIRECTORY/toy from the checkpoints in DIRECTORY/checkpoints on and leaves its losses in
 DIRECTORY/losses.jsonl and its weights in DIRECTORY/model.st. CHANGES is JSON: fields of TrainConfig, and
 `slow`, seconds that every step takes besides, and `ballast`, a file that is removed after step 10, and `dies`, a step
-after which a worker is killed. Every rank writes what it was given to train on to DIRECTORY/seen-RANK.jsonl. The names
-of the checkpoints are printed at the end. Under torchrun the ranks share the work, with VITFLOW_WORKERS those of Ray.
+after which a worker is killed, and `objective` (labels or patches), and `score_batch`, images of a batch of
+DIRECTORY/val, which `validate_every` scores. Every rank writes what it was given to train on to
+DIRECTORY/seen-RANK.jsonl. The names of the checkpoints are printed at the end. Under torchrun the ranks share the work,
+with VITFLOW_WORKERS those of Ray.
 """
 
 import functools
@@ -28,7 +30,9 @@ from tests.recipes import augmentation, training
 from vit.data import loader
 from vit.data.shards import Shards
 from vit.data.workers import Pending
+from vit.models.masked import MaskedPatchPrediction, MaskingConfig
 from vit.models.vit import ViT
+from vit.training import scoring
 from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import from_rank_0, rank, world_size
 from vit.training.fit import FitConfig, fit
@@ -37,12 +41,14 @@ from vit.training.placement import micro_batch
 TINY = tiny_vit(resolution=8, patch_size=4, width=16, depth=2, mlp_dim=32)
 # Attention ignores the bias of its keys, so that gradient is rounding alone, which Adam would scale up to whole
 # steps: an eps above it keeps the comparison to 1e-5 meaningful.
+HIDING = MaskingConfig(target="mean_colour", corrupted=0.5, masked=0.8, replaced=0.1)
 SETTINGS: dict[str, Any] = {"eps": 1e-5, "steps": 20, "save_every": 4, "learning_rate": 0.003}
 
 
 def sit(directory: Path, **changes: Any) -> None:
     """Train; call it on every rank."""
     slow, ballast, dies = changes.pop("slow", 0.0), changes.pop("ballast", None), changes.pop("dies", None)
+    objective, scoring.BATCH = changes.pop("objective", "labels"), changes.pop("score_batch", scoring.BATCH)
     torch.manual_seed(0)
 
     def report(step: int, metrics: dict[str, float]) -> None:
@@ -55,8 +61,10 @@ def sit(directory: Path, **changes: Any) -> None:
             Path(ballast).unlink()
 
     # Of a head of zeros, bodies learn nothing in the first step; a random one shows a wrong gradient at once.
-    model = ViT(TINY, 3)
+    model: ViT | MaskedPatchPrediction = ViT(TINY, 3)
     torch.nn.init.normal_(model.head.weight, std=0.1)
+    if objective == "patches":
+        model = MaskedPatchPrediction(ViT(TINY, 0), HIDING)
     config = training(**SETTINGS | changes)
     _record_what_is_trained_on(directory, config.batch_size)
     trained = fit(
@@ -65,6 +73,7 @@ def sit(directory: Path, **changes: Any) -> None:
         FitConfig(resolution=8, augment=augmentation(crop_area=0.5, flip=True), train=config),
         checkpoints=Checkpoints(directory=directory / "checkpoints", fingerprint="f"),
         report=report,
+        val=Shards(directory / "val") if config.validate_every else None,
     )
     if rank() == 0:
         save_file({name: tensor.contiguous() for name, tensor in trained.state_dict().items()}, directory / "model.st")

@@ -19,7 +19,7 @@ from flows.stages.register import RegisterConfig
 from tests.checkout import ROOT, SMOKE
 
 CHROMIUM = shutil.which("chromium")
-CONFIG = RegisterConfig(model_name="vit-smoke", metric="vtab/mean_of_tasks", min_improvement=0.0)
+CONFIG = RegisterConfig(model_name="vit-smoke", metric="vtab/mean_of_tasks", min_improvement=0.0, max_drop=None)
 MODEL = {
     **{"family": "vit", "resolution": 32, "patch_size": 8, "stem": None, "width": 32, "depth": 2, "num_heads": 2},
     **{"mlp_dim": 64, "pooling": "tok", "representation": True, "position": "learned", "position_at": "stem"},

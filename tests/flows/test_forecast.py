@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_every_pipeline_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert bool(found["missing"]) == (name != "mini")  # neither ImageNet nor VTAB is here
     if name in TABLE_6:
         assert found["cost"]["pretrain"]["exaflops"] == pytest.approx(TABLE_6[name], rel=0.021)
+
+
+PROMISE = re.compile(r"((?:  #[^\n]*\n)+)  ([\w-]+):(?: &[\w-]+)?\n    (?:<<|prepare):")
+
+
+def test_the_promises_of_pipelines_yaml_are_what_is_computed() -> None:
+    """Hours of one H200 in the comment above each pipeline; the last number, as some comments speak of several."""
+    comments = {name: comment for comment, name in PROMISE.findall((ROOT / "pipelines.yaml").read_text())}
+    assert comments.keys() == set(names())
+    h200 = forecast.Devices.named("H200")
+    for name in comments.keys() - {"mini"}:
+        promised = float(re.findall(r"([\d,]+) hours", comments[name])[-1].replace(",", ""))
+        expected = forecast.cost(load(name), "pretrain", h200, tasks=0)["device_hours"]
+        assert promised == pytest.approx(expected, rel=0.03, abs=0.6), name
 
 
 def test_mini_on_this_machine() -> None:

@@ -134,10 +134,12 @@ def pictures(stage: str, out: Path) -> None:
 
 def summary(run: Run) -> None:
     """The run's results in Markdown, with the scores as a picture and a link to the registered version."""
+    page = None
+    with _warning():
+        page = _log_page(run, report.results(run)["register"]["run_id"])
     with _warning():
         text = report.markdown(run)
         registered = report.results(run)["register"]
-        page = _log_page(run, registered["run_id"])
         uri, alias = registered["uri"], registered["alias"]
         url = mlflow_registry.version_url(registered["name"], registered["version"])
         if url:

@@ -94,11 +94,22 @@ def work(config: Pipeline, stage: str, *, tasks: int) -> dict[str, float]:
     """Trainings, images, steps and exaFLOPs of a stage, as they are counted; of evaluate, of all its trainings."""
     from vit.models import counting
 
-    train: TrainConfig = getattr(config, stage).train
-    trainings = 2 * tasks if stage == "evaluate" else 1  # from the model and from random weights
-    images = train.steps * train.batch_size * trainings
+    trainings = _trainings(config, stage) * (2 * tasks if stage == "evaluate" else 1)  # also from random weights
+    images = sum(train.steps * train.batch_size for train in trainings)
     exaflops = counting.exaflops(_network(config, stage), images)
-    return {"trainings": trainings, "images": images, "steps": train.steps * trainings, "exaflops": exaflops}
+    steps = sum(train.steps for train in trainings)
+    return {"trainings": len(trainings), "images": images, "steps": steps, "exaflops": exaflops}
+
+
+def _trainings(config: Pipeline, stage: str) -> list[TrainConfig]:
+    """The points of a sweep, none of them given up, and what runs once one is chosen; without a sweep the only one."""
+    from vit.training.sweep import grid, repeated
+
+    section = getattr(config, stage)
+    if stage == "pretrain":
+        return [section.train]
+    points = grid(section.sweep, section.train)
+    return [*(points if len(points) > 1 else ()), *repeated(section.sweep, section.train)]
 
 
 def cost(config: Pipeline, stage: str, devices: Devices, *, tasks: int) -> dict[str, float]:

@@ -99,7 +99,8 @@ def _measured(one: Published, numbers: Mapping[str, Any], config: Pipeline) -> f
         return None
     if one.measured_as is None or (one.measured_as.startswith("vtab/") and numbers["evaluate"]["family"] == "mini"):
         return None
-    value = numbers["register"]["metrics"].get(one.measured_as)
+    metrics = numbers["register"]["metrics"]
+    value = metrics.get(f"{one.measured_as}_mean", metrics.get(one.measured_as))  # of several seeds, or of the one
     return None if value is None else 100 * value
 
 

@@ -132,7 +132,11 @@ def test_inception_crop_and_flip_at_224_px(name: str) -> None:
 def test_table_4(name: str) -> None:
     pipeline = load(name)
     tuned, scored = pipeline.finetune, pipeline.evaluate
-    assert tuned.train.learning_rate in IMAGENET_RATES and scored.train.learning_rate == VTAB_RATE
+    assert tuple(tuned.sweep.learning_rates) == IMAGENET_RATES and tuned.train.learning_rate in IMAGENET_RATES
+    assert scored.train.learning_rate == VTAB_RATE and not scored.sweep.learning_rates  # one setting for all tasks
+    assert tuned.dev_percent == 1 and tuned.protocol == scored.protocol == "own"
+    for sweep in (tuned.sweep, scored.sweep):
+        assert (list(sweep.seeds), list(sweep.steps), list(sweep.rungs)) == ([0, 1, 2], [], [])
     assert (tuned.train.steps, tuned.train.warmup_steps) == (IMAGENET_STEPS, 500)
     assert (scored.train.steps, scored.train.warmup_steps) == (VTAB_STEPS, 200)
     for stage in (tuned, scored):

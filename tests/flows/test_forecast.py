@@ -139,6 +139,15 @@ def test_devices_by_name() -> None:
     assert scaling.MEMORY.keys() == scaling.DATASHEET.keys()
 
 
+def test_a_sweep_costs_its_points_and_its_seeds() -> None:
+    finetuning = dry("vit-b16-i1k", "--on", "H100")["cost"]["finetune"]
+    assert (finetuning["trainings"], finetuning["steps"]) == (4 + 3, 7 * 20_000)
+    once = ("--set", "finetune.sweep.learning_rates=[]", "--set", "finetune.sweep.seeds=[]")
+    single = dry("vit-b16-i1k", "--on", "H100", *once)["cost"]
+    assert single["finetune"]["trainings"] == 1 and single["evaluate"]["trainings"] == 2 * 19 * 3
+    assert finetuning["device_hours"] == pytest.approx(7 * single["finetune"]["device_hours"])
+
+
 def test_hours_are_flops_over_speed() -> None:
     devices = forecast.Devices(name="toy", number=1, peak=1e15, memory=1e12, source="")
     cost = forecast.cost(load("vit-b16-jft"), "pretrain", devices, tasks=19)

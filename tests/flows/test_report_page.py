@@ -112,6 +112,9 @@ def test_the_paper_is_beside_what_measures_the_same(config: Pipeline) -> None:
     assert here["CIFAR-10", "Table 5"] is None  # the pipeline does not measure it
     assert here["VTAB-1k", "Table 2"] == 70.0 and here["VTAB-1k, natural", "Table 9, mean"] == 91.0
     assert beside("mini", config) == []
+    run = numbers("vit-l16-i21k", [])
+    run["register"]["metrics"]["finetune/val/top1_mean"] = 0.85  # of three seeds
+    assert {one["what"]: one["here"] for one in report_sections.beside_the_paper(run, config)}["ImageNet"] == 85.0
 
 
 def beside(pipeline: str, config: Pipeline, **changes: Any) -> list[dict[str, Any]]:

@@ -2,33 +2,35 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from flows.adapters import storage
 from flows.stages import output, scratch
-from flows.stages.scores import Judged, Tuned, rows, summarise
-from flows.stages.transfers import Piece, Subject, score_all
+from flows.stages.judging import BenchmarkConfig, Plan, by_task, hows, judge, named
+from flows.stages.scores import benchmarks, rows, summarise
+from flows.stages.suite import AS_IS, TRANSFERRED
+from flows.stages.transfers import Subject
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
 from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
 from vit.data.views import View
-from vit.evaluation.probing import ProbeConfig, Probed
-from vit.evaluation.vtab import TRAIN_SPLITS, Score
+from vit.evaluation.probing import ProbeConfig
+from vit.evaluation.vtab import GROUPS, TRAIN_SPLITS
 from vit.models import load
 from vit.models.vit import ViT
 from vit.training.config import TrainConfig
 from vit.training.distributed import device
-from vit.training.hyperrule import Protocol, TransferConfig, applied
-from vit.training.sweep import SweepConfig, Wanted, choose, grid, repeated
+from vit.training.hyperrule import Protocol, TransferConfig
+from vit.training.sweep import SweepConfig
 
-Network: TypeAlias = tuple[str, bool]  # by which task it is judged, and whether it starts from the model
+DEV_LAST = ("train", "val")  # of a benchmark: val is what the paper holds out of train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class EvaluateConfig:
     augment: AugmentConfig
     probes: ProbeConfig
     sweep: SweepConfig  # for each task by itself, on val200; empty: the paper's global protocol
+    benchmarks: Mapping[str, BenchmarkConfig]  # by name, those of prepare.benchmarks that are transferred to
 
 
 def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
@@ -62,57 +65,40 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
             num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},
             leaked=leaked_keys(dedup),
         )
-        judged = judge(config, subject, directory)
-        scores = summarise(suite, judged)
+        plan = plan_of(config, suite["tasks"], subject.tasks)
+        tuned, frozen = judge(plan, subject, config.sweep.rungs, directory)
+        scores = summarise(suite, by_task(tuned, frozen), benchmarks(suite["tasks"], tuned))
         output.write_json(work / "scores.json", scores)
-        if config.sweep.is_any:
-            output.write_json(work / output.RUNS, rows(judged))
+        if any(sweep.is_any for sweep in plan.sweeps.values()):
+            output.write_json(work / output.RUNS, rows(tuned))
         task_scores(scores, work / "scores.png")
         corpus = Shards(images / "corpus", splits=("val",), open_store=storage.open)
         look_inside(model / output.MODEL, corpus, config.augment.evaluation, work)
     return out
 
 
-def judge(config: EvaluateConfig, subject: Subject, scratch: Path) -> dict[str, Judged]:
-    """By task the frozen features, and the transfers from the model and from random weights, chosen on val200."""
+def plan_of(config: EvaluateConfig, suite: Sequence[dict[str, Any]], tasks: Path) -> Plan:
+    """VTAB's tasks by one protocol; benchmarks by their rows of Table 4, or answered as the model is."""
     asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
-    hows = {
-        task: applied(config.protocol, asked, Shards(subject.tasks / task, splits=TRAIN_SPLITS))
-        for task in subject.num_classes
-    }
-
-    def piece(network: Network, train: TrainConfig, **more: Any) -> Piece:
-        transfer = dataclasses.replace(hows[network[0]], train=train)
-        return Piece(task=network[0], pretrained=network[1], transfer=transfer, **more)
-
-    def dev_scores(wanted: Sequence[Wanted[Network]]) -> list[float]:
-        parts = [piece(one.subject, one.train, on_dev=True, variant=one.name) for one in wanted]
-        found = score_all(subject, parts, scratch)
-        return [cast(Score, found[part.name]).top1 for part in parts]
-
-    networks = [(task, pretrained) for task in subject.num_classes for pretrained in (True, False)]
-    points = {network: grid(config.sweep, hows[network[0]].train) for network in networks}
-    choices = choose(points, config.sweep.rungs, dev_scores)
-    finals = {
-        network: {
-            train.seed: piece(network, train, variant=f"seed-{train.seed}" if config.sweep.seeds else "")
-            for train in repeated(config.sweep, choices[network].train)
-        }
-        for network in networks
-    }
-    frozen = {task: piece((task, True), how.train, probes=config.probes) for task, how in hows.items()}
-    done = score_all(subject, [*frozen.values(), *(one for runs in finals.values() for one in runs.values())], scratch)
-
-    def tuned(network: Network) -> Tuned:
-        scores = {seed: cast(Score, done[one.name]) for seed, one in finals[network].items()}
-        return Tuned(choice=choices[network], scores=scores)
-
-    return {
-        task: Judged(
-            pretrained=tuned((task, True)), untrained=tuned((task, False)), frozen=cast(Probed, done[one.name])
-        )
-        for task, one in frozen.items()
-    }
+    vtab = [task["name"] for task in suite if task["group"] in GROUPS]
+    as_is = [task["name"] for task in suite if task["group"] == AS_IS]
+    rows_of = named([task["name"] for task in suite if task["group"] == TRANSFERRED], config.benchmarks)
+    splits = dict.fromkeys(vtab, TRAIN_SPLITS) | dict.fromkeys(rows_of, DEV_LAST)
+    how = hows(config.protocol, asked, tasks, splits)
+    sweeps = dict.fromkeys(vtab, config.sweep)
+    for name, row in rows_of.items():
+        if config.protocol == "own":
+            train = dataclasses.replace(how[name].train, steps=row.steps, warmup_steps=row.warmup_steps)
+            how[name] = dataclasses.replace(how[name], train=train)
+        sweeps[name] = dataclasses.replace(config.sweep, steps=(), learning_rates=row.learning_rates)
+    return Plan(
+        hows=how | dict.fromkeys(as_is, asked),
+        sweeps=sweeps,
+        splits=splits,
+        networks=[(task, kind) for task in vtab for kind in (True, False)] + [(name, True) for name in rows_of],
+        frozen=dict.fromkeys(vtab, config.probes),
+        as_is=as_is,
+    )
 
 
 def look_inside(model: Path, examples: Shards, view: View, out: Path) -> None:

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class PrepareConfig:
     downstream: Downstream | None  # what finetune trains on (§3.2), and deduplicate guards the val of; null: the corpus
     max_reject_share: float  # of all images; more unusable ones than these stop the run
     tasks: str | None  # a directory with VTAB's data (docs/data.md): its tasks; null: the ten of mini-VTAB
+    benchmarks: Sequence[str]  # data sets of Table 2 to judge by, too; their archives lie in that directory
 
     def __post_init__(self) -> None:
         _check_source(self)
@@ -63,6 +65,10 @@ class PrepareConfig:
             )
         if self.source == "mini" and self.tasks:
             raise ValueError("source mini hides copies of mini-VTAB's images, so it goes with those tasks: null")
+        if unknown := [name for name in self.benchmarks if name not in tasks.BENCHMARKS]:
+            raise ValueError(f"benchmark {unknown[0]!r} is unknown; there are {', '.join(tasks.BENCHMARKS)}")
+        if self.benchmarks and not self.tasks:
+            raise ValueError(f"benchmarks {list(self.benchmarks)} are read from the directory `tasks`, which is null")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must be more than 0 and less than 1")
         if not 0 <= self.planted_fraction <= 0.5:
@@ -82,7 +88,7 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
             _write_mini(config, work)
         else:
             _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
-            tasks.write(work / "tasks", config.tasks, map=spread)
+            tasks.write(work / "tasks", config.tasks, map=spread, benchmarks=config.benchmarks)
         if config.downstream is not None:
             source = corpora.open_source(config.downstream.source, config.downstream.location)
             write_source(work.absolute() / DOWNSTREAM, source, name=DOWNSTREAM, **_rules(config))

@@ -44,9 +44,11 @@ class Judged:
     frozen: Probed
 
 
-def summarise(suite: dict[str, Any], judged: Mapping[str, Judged]) -> dict[str, Any]:
+def summarise(
+    suite: dict[str, Any], judged: Mapping[str, Judged], benchmarks: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     """The content of scores.json (ARCHITECTURE.md) from the results by task."""
-    groups = {task["name"]: task["group"] for task in suite["tasks"]}
+    groups = {task["name"]: task["group"] for task in suite["tasks"] if task["group"] in GROUPS}
     families = {task["name"]: task["family"] for task in suite["tasks"]}
     trained = means({task: spread(one.pretrained.top1s)[0] for task, one in judged.items()}, groups)
     random = means({task: spread(one.untrained.top1s)[0] for task, one in judged.items()}, groups)
@@ -65,19 +67,28 @@ def summarise(suite: dict[str, Any], judged: Mapping[str, Judged]) -> dict[str, 
         "mean_of_tasks_random_init": random["mean_of_tasks"],
         "mean_of_groups_random_init": random["mean_of_groups"],
         "frozen_mean_of_tasks": mean_of_probes([one.frozen for one in judged.values()]),
+        "benchmarks": dict(benchmarks),
     }
 
 
-def rows(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
+def benchmarks(suite: Sequence[dict[str, Any]], tuned: Mapping[tuple[str, bool], Tuned]) -> dict[str, dict[str, Any]]:
+    """The scores of what is judged beside VTAB's tasks (Table 2)."""
+    return {
+        task["name"]: {"group": task["group"], "family": task["family"]} | _tested(own) | {"chosen": _chosen(own)}
+        for task in suite
+        if task["group"] not in GROUPS and (own := tuned[task["name"], True])
+    }
+
+
+def rows(tuned: Mapping[tuple[str, bool], Tuned]) -> list[dict[str, Any]]:
     """Every run on all of train, with what it was run with: `name`, `params` and `metrics`."""
     return [
         {
-            "name": f"{kind}/{task}/seed-{seed}",
+            "name": f"{'vtab' if pretrained else 'vtab_random_init'}/{task}/seed-{seed}",
             "params": {"learning_rate": one.choice.train.learning_rate, "steps": one.choice.train.steps, "seed": seed},
             "metrics": {"top1": score.top1} | _clean(score),
         }
-        for task, both in judged.items()
-        for kind, one in (("vtab", both.pretrained), ("vtab_random_init", both.untrained))
+        for (task, pretrained), one in tuned.items()
         for seed, score in one.scores.items()
     ]
 
@@ -93,19 +104,24 @@ def mean_of_probes(tasks: Sequence[Probed]) -> dict[str, float]:
 
 
 def _of_task(judged: Judged) -> dict[str, Any]:
-    tuned, untrained = judged.pretrained, judged.untrained
-    (top1, deviation), (random, random_deviation) = spread(tuned.top1s), spread(untrained.top1s)
+    random, deviation = spread(judged.untrained.top1s)
+    return _tested(judged.pretrained) | {
+        "top1_random_init": random,
+        "top1_random_init_std": deviation,
+        "chosen": {"pretrained": _chosen(judged.pretrained), "random_init": _chosen(judged.untrained)},
+        "frozen": _probed(judged.frozen),
+    }
+
+
+def _tested(tuned: Tuned) -> dict[str, Any]:
+    top1, deviation = spread(tuned.top1s)
     return {
         "top1": top1,
         "top1_std": deviation,
-        "top1_random_init": random,
-        "top1_random_init_std": random_deviation,
         "chance": tuned.any.chance,
         "num_test": tuned.any.num_test,
         "top1_clean": tuned.top1_clean,
         "num_clean": tuned.any.num_clean,
-        "chosen": {"pretrained": _chosen(tuned), "random_init": _chosen(untrained)},
-        "frozen": _probed(judged.frozen),
     }
 
 

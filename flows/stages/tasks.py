@@ -1,11 +1,13 @@
 """The tasks that a model is judged by: mini-VTAB, drawn here, or VTAB-1k from the data that a directory holds."""
 
+import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.stages import output
+from flows.stages.suite import AS_IS, TRANSFERRED
 from vit.data import datasets, shards
 from vit.data.datasets import download, hf_vtab, noah, vtab
 from vit.data.record import Source
@@ -13,12 +15,21 @@ from vit.data.synthetic import mini_vtab
 from vit.data.writing import Map, write_source
 
 LIST = "tasks.json"
+# Benchmarks that a model fine-tuned on ImageNet answers as it is, and which of their splits is the test.
+TESTS = {
+    "imagenet2012": "val",
+    "imagenet-real": "test",
+    "imagenet-v2": "test",
+    "imagenet-v2-threshold0.7": "test",
+    "imagenet-v2-top-images": "test",
+}
+BENCHMARKS = (*TESTS, "cifar10", "cifar100", "oxford-iiit-pets", "oxford-flowers102")
 MIXED = "mixed"  # families of data that must not be compared, in one suite
 logger = logging.getLogger("vitflow.prepare")
 
 
-def write(directory: Path, location: str | None, *, map: Map) -> None:
-    """A set of shards for each task and their list; mini-VTAB if `location` is None.
+def write(directory: Path, location: str | None, *, map: Map, benchmarks: Sequence[str] = ()) -> None:
+    """A set of shards for each task and benchmark, and their list; mini-VTAB if `location` is None.
 
     Else `location` holds the folders that NOAH's script writes, or the archives of VTAB's data sets, together or in
     folders named after them, or the folders of the webdataset version (`wds_vtab-NAME`): the first of these that is
@@ -28,7 +39,7 @@ def write(directory: Path, location: str | None, *, map: Map) -> None:
     if location is None:
         write_mini(directory)
         return
-    listed: list[dict[str, Any]] = []
+    listed = [_write_benchmark(directory.absolute() / name, name, Path(location), map) for name in benchmarks]
     for source in _sources(Path(location).expanduser().absolute()):
         task = vtab.named(source.name.removesuffix("-noncanonical"))
         # A test set is whole or no test set; nothing is cut, so the fraction is never used.
@@ -37,7 +48,7 @@ def write(directory: Path, location: str | None, *, map: Map) -> None:
         )
         row = {"name": task.name, "group": task.group, "num_classes": task.num_classes}
         listed.append(row | {"family": source.family, "source": source.name})
-    if not listed:
+    if len(listed) == len(benchmarks):
         raise ValueError(
             f"{location} has neither archives of VTAB's data sets nor NOAH's folders nor those of the hub; "
             "see docs/data.md"
@@ -45,7 +56,7 @@ def write(directory: Path, location: str | None, *, map: Map) -> None:
     missing = [name for name in vtab.TASKS if name not in {task["name"] for task in listed}]
     if missing:
         logger.warning("%s has no data for %d of VTAB's tasks: %s", location, len(missing), ", ".join(missing))
-    families = {task["family"] for task in listed}
+    families = {task["family"] for task in listed[len(benchmarks) :]}
     _write_list(directory, families.pop() if len(families) == 1 else MIXED, listed)
 
 
@@ -58,6 +69,19 @@ def write_mini(directory: Path) -> dict[str, list[shards.Example]]:
     ]
     _write_list(directory, mini_vtab.FAMILY, listed)
     return tests
+
+
+def _write_benchmark(directory: Path, name: str, location: Path, map: Map) -> dict[str, Any]:
+    """A data set of Table 2 with the part of train that the paper chooses on as `val`; ImageNet's have `test` alone."""
+    place = location.expanduser().absolute()
+    place = place / name if (place / name).is_dir() else place
+    as_is = name in TESTS
+    source = datasets.load(name, place, splits=(TESTS[name],)) if as_is else datasets.load(name + datasets.DEV, place)
+    records = (dataclasses.replace(one, split="test") if as_is else one for one in source.records)
+    source = dataclasses.replace(source, records=records)
+    write_source(directory, source, name=name, max_reject_share=0, val_fraction=0.5, map=map)
+    row = {"name": name, "group": AS_IS if as_is else TRANSFERRED, "num_classes": len(source.class_names)}
+    return row | {"family": source.family, "source": source.name}
 
 
 def _sources(place: Path) -> Iterator[Source]:

@@ -15,9 +15,11 @@ import torch
 from flows.adapters import ray_cluster
 from flows.stages import output, progress, results
 from vit.data.decoded import Decoded, Memory, limit
+from vit.data.shards import Shards
 from vit.evaluation.features import features
 from vit.evaluation.probing import ProbeConfig, Probed, probe
-from vit.evaluation.vtab import DEV_SPLITS, TRAIN_SPLITS, Score, transfer, untrained
+from vit.evaluation.vtab import TRAIN_SPLITS, Score, answered, transfer, untrained
+from vit.models import load
 from vit.models.weights.native import transfer as under_new_head
 from vit.training.distributed import device
 from vit.training.hyperrule import TransferConfig
@@ -55,7 +57,9 @@ class Piece:
     pretrained: bool  # or from random weights
     transfer: TransferConfig
     probes: ProbeConfig | None = None  # these instead of a transfer
-    on_dev: bool = False  # trained on train800 and scored on val200, to choose by, instead of all 1,000 and test
+    splits: tuple[str, str] = TRAIN_SPLITS  # to train on, and to choose on
+    on_dev: bool = False  # trained on the first of them and scored on the second, instead of both and test
+    as_is: bool = False  # not trained at all: the model answers with the head that it has
     variant: str = ""  # tells it from other transfers of the same network to the same task
 
     @property
@@ -143,6 +147,10 @@ def score_group(item: tuple[Subject, list[Piece], Path]) -> list[tuple[str, Resu
 def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
     """One transfer, or the probes of the features as they came; `memory` has the images that were decoded before."""
     config = piece.transfer
+    leaked = subject.leaked.get(piece.task, frozenset())
+    if piece.as_is:
+        test = Shards(subject.tasks / piece.task, splits=("test",))
+        return answered(load(subject.model / output.MODEL).to(device()), test, config.augment.evaluation, leaked)
     network = under_new_head(
         subject.model / output.MODEL,
         resolution=config.resolution,
@@ -155,14 +163,13 @@ def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
     network = network.to(device())
     if config.augment.shrink:
         memory = Memory(0)
-    ways = DEV_SPLITS if piece.on_dev else (TRAIN_SPLITS, ("test",))
+    ways = (piece.splits[:1], piece.splits[1:]) if piece.on_dev else (piece.splits, ("test",))
     examples, test = (Decoded(subject.tasks / piece.task, memory, splits=splits) for splits in ways)
     if piece.probes is not None:
         view = config.augment.evaluation
         support, tests = (features(network, s, resolution=config.resolution, view=view) for s in (examples, test))
         return probe(piece.probes, support, tests, num_classes=len(examples.class_names), seed=seed)
     torch.manual_seed(seed)
-    leaked = subject.leaked.get(piece.task, frozenset())
     return transfer(network, piece.task, config, examples=examples, test=test, leaked=leaked)
 
 

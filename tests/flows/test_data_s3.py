@@ -35,6 +35,7 @@ CONFIG = PrepareConfig(
     downstream=None,
     max_reject_share=0.2,
     tasks=None,
+    benchmarks=(),
 )
 IMAGES = {picture(number) for number in range(30)}
 

@@ -30,6 +30,7 @@ MINI = PrepareConfig(
     downstream=None,
     max_reject_share=0.0,
     tasks=None,
+    benchmarks=(),
 )
 
 

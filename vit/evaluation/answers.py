@@ -4,6 +4,7 @@ from collections.abc import Set
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from vit.data.loader import evaluation_batches
@@ -21,9 +22,16 @@ def answers(model: nn.Module, shards: Shards, *, resolution: int, view: View) ->
     return torch.cat(found).numpy() if found else np.zeros(0, np.int64)
 
 
-def top1(answers: Ints, labels: Ints) -> float:
-    """Fraction of right answers; both int64 [N]."""
-    return float((answers == labels).mean())
+def top1(answers: Ints, shards: Shards) -> float:
+    """Fraction of right answers. Raises ValueError if no image has a label.
+
+    Of an image with several labels each is right; one without labels counts neither way. That is the rule of
+    ImageNet-ReaL (Beyer et al., arXiv 2006.07159; google-research/reassessed-imagenet).
+    """
+    score, count = clean_top1(answers, shards, frozenset())
+    if score is None:
+        raise ValueError(f"none of the {count or len(shards)} images of {shards.uri} to be scored has a label")
+    return score
 
 
 def clean_top1(answers: Ints, shards: Shards, leaked: Set[str]) -> tuple[float | None, int]:
@@ -31,6 +39,15 @@ def clean_top1(answers: Ints, shards: Shards, leaked: Set[str]) -> tuple[float |
 
     Accuracy without the test images that the training set shows, as in Table 7 of BiT (arXiv 1912.11370).
     """
-    clean = np.array([key not in leaked for key in shards.keys]) if leaked else np.ones(len(shards), bool)
-    count = int(clean.sum())
-    return (top1(answers[clean], shards.labels[clean]) if count else None), count
+    counted = shards.labels >= 0
+    if leaked:
+        counted &= np.array([key not in leaked for key in shards.keys])
+    count = int(counted.sum())
+    return (float(_right(answers, shards)[counted].mean()) if count else None), count
+
+
+def _right(answers: Ints, shards: Shards) -> NDArray[np.bool_]:
+    if not shards.multi_label:
+        return answers == shards.labels
+    pairs = zip(answers.tolist(), shards.label_sets, strict=True)
+    return np.fromiter((answer in labels for answer, labels in pairs), bool, len(answers))

@@ -14,13 +14,13 @@ import torch
 from vit.data.augment import AugmentConfig
 from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
+from vit.data.views import View
 from vit.evaluation.answers import answers, clean_top1, top1
 from vit.models.build import Model, build
 from vit.training.hyperrule import TransferConfig
 from vit.training.loop import train
 
 TRAIN_SPLITS = ("train800", "val200")  # the final model trains on all 1,000
-DEV_SPLITS = ("train800",), ("val200",)  # train and score on, where something is to be chosen
 GROUPS = ("natural", "specialized", "structured")
 # Tasks whose label a flip or a crop would change (BiT App. F), and their mini counterparts.
 NO_FLIP = frozenset({"dsprites_ori", "dsprites_loc", "smallnorb_azi", "mini_ori", "mini_loc", "mini_azi"})
@@ -56,12 +56,30 @@ def transfer(
     `leaked` are the keys of test images that the pre-training corpus shows: they are left out of `top1_clean`.
     """
     fine_tune(model, task, config, examples)
-    found = answers(model, test, resolution=config.resolution, view=config.augment.evaluation)
+    return _scored(model, test, config.resolution, config.augment.evaluation, leaked)
+
+
+def answered(model: Model, test: Shards, view: View, leaked: Set[str] = frozenset()) -> Score:
+    """Score a model as it is, by its own head and resolution.
+
+    Raises ValueError if its classes cannot be those of `test`.
+    """
+    if model.num_classes != len(test.class_names):
+        raise ValueError(
+            f"{test.uri} has {len(test.class_names)} classes, but the model answers {model.num_classes}: it can only "
+            "be scored there after fine-tuning on a data set of the same classes"
+        )
+    return _scored(model, test, model.config.resolution, view, leaked)
+
+
+def _scored(model: Model, test: Shards, resolution: int, view: View, leaked: Set[str]) -> Score:
+    found = answers(model, test, resolution=resolution, view=view)
     top1_clean, num_clean = clean_top1(found, test, leaked)
+    labelled = test.labels[test.labels >= 0]
     return Score(
-        top1=top1(found, test.labels),
-        chance=float(np.bincount(test.labels).max() / len(test)),
-        num_test=len(test),
+        top1=top1(found, test),
+        chance=float(np.bincount(labelled).max() / len(labelled)),
+        num_test=len(labelled),
         top1_clean=top1_clean,
         num_clean=num_clean,
     )

@@ -1,5 +1,7 @@
 """Accuracy from answers: what counting by hand gives, without leaked images too, and a defined result at both ends."""
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def tests(tmp_path: Path) -> Shards:
 def test_answers_are_those_that_validation_counts(tests: Shards) -> None:
     found = answers(UpTo(), tests, resolution=6, view="square")
     assert found.tolist() == ANSWERS.tolist()
-    assert top1(found, tests.labels) == score(UpTo(), tests, resolution=6, view="square")["top1"] == RIGHT / ALL
+    assert top1(found, tests) == score(UpTo(), tests, resolution=6, view="square")["top1"] == RIGHT / ALL
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,26 @@ def test_without_leaks_both_numbers_are_the_full_ones(tests: Shards, leaked: fro
 
 def test_if_all_are_leaked_there_is_no_clean_accuracy(tests: Shards) -> None:
     assert clean_top1(ANSWERS, tests, {f"test-{n}" for n in range(ALL)}) == (None, 0)
+
+
+def test_any_of_several_labels_is_right_and_unlabelled_images_do_not_count(tmp_path: Path) -> None:
+    """The rule of ImageNet-ReaL."""
+    sets: list[tuple[int, ...]] = [(0,), (1, 2), (0, 1, 2), (), (2,), ()]
+    plain = png_example("x", "test", 0, np.zeros((2, 2, 3), np.uint8))
+    examples = [dataclasses.replace(plain, key=f"{n}", labels=labels) for n, labels in enumerate(sets)]
+    write(tmp_path, examples, name="real", class_names=["a", "b", "c"])
+    tests = Shards(tmp_path)
+    tests.multi_label = True
+    found = np.array([1, 2, 0, 0, 0, 1])
+    assert top1(found, tests) == 2 / 4
+    assert clean_top1(found, tests, {"0", "3"}) == (2 / 3, 3)
+    assert clean_top1(found, tests, {"0", "1", "2", "4"}) == (None, 0)
+    with pytest.raises(ValueError, match="has a label"):
+        top1(found[3:4], rows(tests, [3]))
+
+
+def rows(shards: Shards, chosen: list[int]) -> Shards:
+    """These of the images."""
+    keep = copy.copy(shards)
+    keep.labels = shards.labels[chosen]
+    return keep

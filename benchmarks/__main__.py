@@ -1,11 +1,12 @@
 """All benchmarks, one after the other: `python -m benchmarks`, or `make bench`."""
 
-from benchmarks import data, evaluate, models
+from benchmarks import data, evaluate, models, train
 
 
 def main() -> None:
     """Run each with its defaults."""
     models.main([])
+    train.main([])
     data.main([])
     evaluate.main([])
 

@@ -80,6 +80,8 @@ def start() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
+    if not address:  # nobody takes the node away from under its own driver
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = None if address else max(os.cpu_count() or 1, num_workers())
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
     try:

@@ -1,4 +1,4 @@
-"""Ray Train's elastic scaling as our trainings need it: other numbers of workers, and nothing else changes.
+"""Ray Train as our trainings need it: lean, and elastic so that other numbers of workers change nothing else.
 
 Ray's own policy (ray.train.v2, 2.60) counts what the cluster has when the workers start, and every so often while they
 run. Four things are different here:
@@ -12,6 +12,7 @@ run. Four things are different here:
 """
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,6 +22,8 @@ from ray._private.state import state as cluster
 from ray.exceptions import RayError
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -80,8 +83,20 @@ class DividingPolicy(ElasticScalingPolicy):
         self._mailbox.post.remote(("log", "vitflow.ray", logging.INFO, sentence))
 
 
-class ElasticTrainer(TorchTrainer):
-    """Ray's trainer under that policy; Ray has no public way to hand one in."""
+class LeanTrainer(TorchTrainer):
+    """Ray's trainer without helpers that have nothing to do here: each is a process, and imports for seconds.
+
+    One hands out Ray Data's datasets, of which we have none. One removes what a dead driver leaves on a cluster: a
+    local one ends with its driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = (DatasetsCallback,) if "RAY_ADDRESS" in os.environ else (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
+
+
+class ElasticTrainer(LeanTrainer):
+    """Under the policy above; Ray has no public way to hand one in."""
 
     def __init__(self, *arguments: Any, counts: Sequence[int], mailbox: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

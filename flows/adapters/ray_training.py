@@ -94,17 +94,13 @@ def possible_counts(fewest: int, most: int, fits: Fits) -> tuple[int, ...]:
 def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tuple[str, Path]) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from flows.adapters import ray_mailbox
+    from flows.adapters.ray_elastic import ElasticTrainer, LeanTrainer
 
     gpu = bool(ray.cluster_resources().get("GPU"))
     many = {"counts": counts, "mailbox": mailbox} if len(counts) > 1 else {}
-    trainer: Any = TorchTrainer
-    if many:
-        from flows.adapters.ray_elastic import ElasticTrainer
-
-        trainer = ElasticTrainer
+    trainer: Any = ElasticTrainer if many else LeanTrainer
     fitting = trainer(
         _entry,
         train_loop_config={"worker": worker, "job": job, "mailbox": mailbox},

@@ -8,7 +8,7 @@ import pytest
 from ray.train import ScalingConfig
 
 from flows.adapters import ray_cluster, ray_training
-from flows.adapters.ray_elastic import DividingPolicy
+from flows.adapters.ray_elastic import DividingPolicy, LeanTrainer
 from vit.training.placement import micro_batch
 
 
@@ -45,6 +45,17 @@ def test_the_policy_takes_the_largest_possible_number(cpus: tuple[int, ...], exp
     policy: Any = DividingPolicy(config, (1, 2, 4), mailbox=None)
     nodes = {f"node-{index}": {"CPU": float(count)} for index, count in enumerate(cpus)}
     assert policy._count_possible_workers(nodes) == expected
+
+
+@pytest.mark.parametrize("address", [None, "ray-head:6379"])
+def test_no_process_is_started_for_nothing(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    trainer = LeanTrainer(print, scaling_config=ScalingConfig(num_workers=1))
+    helpers = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert "BackendSetupCallback" in helpers and "DatasetsCallback" not in helpers
+    assert ("PlacementGroupCleanerCallback" in helpers) is (address is not None)
 
 
 @pytest.mark.parametrize(("failing_at", "attempts"), [((0,), 1), ((5, 5), 2), ((5, 9, 9), 3)])

@@ -20,8 +20,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_json_holds_every_part(checkout: Path) -> None:
-    done = CliRunner().invoke(app, ["bench", "train", "smoke", "--seconds", "6", "--json"])
+def test_json_holds_every_part(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    larger = bench.Setting(batch_size=64, precision="float32", env={"VITFLOW_MICRO_BATCH": "32"})
+    monkeypatch.setattr(bench, "settings", lambda plain: iter([larger]))
+    done = CliRunner().invoke(app, ["bench", "train", "smoke", "--seconds", "600", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["devices"] == 1 and "has not been prepared" in found["corpus"] and found["peak_flops"] > 1e9
@@ -36,7 +38,9 @@ def test_json_holds_every_part(checkout: Path) -> None:
         "setting": "as it is",
         "images_per_second": found["in_memory"]["images_per_second"],
     }
-    assert "--set pretrain.train.batch_size=64" in [one["setting"] for one in found["tried"]]
+    (second,) = found["tried"][1:]
+    assert second["setting"] == "VITFLOW_MICRO_BATCH=32 --set pretrain.train.batch_size=64"
+    assert second["images_per_second"] > 0
     assert not list(checkout.glob("runs/**/*")), "nothing is left behind"
 
 
@@ -52,6 +56,13 @@ def test_masked_patches_are_measured_likewise(checkout: Path) -> None:
     done = CliRunner().invoke(app, [*command, "--set", "pretrain.model.representation=false"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["with_loader"]["images_per_second"] > 0
+
+
+def test_the_pipeline_as_it_is_is_not_tried_twice() -> None:
+    plain = bench.Setting(batch_size=32, precision="float32")
+    tried = [setting.difference(plain) for setting in bench.settings(plain)]
+    assert "VITFLOW_COMPILE=1" in tried and "VITFLOW_MICRO_BATCH=16" in tried
+    assert plain.difference(plain) == "as it is" and "as it is" not in tried
 
 
 def test_only_what_is_clearly_faster_is_suggested() -> None:

@@ -30,7 +30,8 @@ from flows.stages.transfers import Piece, Subject, score_all
 from vit.data.shards import Shards
 from vit.data.synthetic.mini_vtab import TASKS
 from vit.evaluation.features import features
-from vit.evaluation.probing import ProbeConfig, probe
+from vit.evaluation.probes import Standard, few_shot, logistic, nearest
+from vit.evaluation.probing import LINEAR_PENALTY, Features
 from vit.evaluation.vtab import TRAIN_SPLITS, transfer
 from vit.models.build import at_resolution, build
 from vit.models.weights import native
@@ -128,17 +129,27 @@ def naive(options: argparse.Namespace) -> Scores:
     num_classes = len(examples.class_names)
     weights = options.place / "model" / output.MODEL
     network = native.transfer(weights, resolution=config.resolution, num_classes=num_classes, dropout=0.0)
-    probed: Any = None
-    few = dict[int, tuple[float, float]]()
-    for shots in ([], *([number] for number in config.probes.shots)):  # linear and nearest, then each few-shot
+    found: dict[str, float] = {}
+    for probe in (*(f"few_shot_{shots}" for shots in config.probes.shots), "linear", "nearest"):
         support, tests = (features(network, s, resolution=config.resolution, view=view) for s in (examples, test))
-        alone = ProbeConfig(shots=shots, supports=config.probes.supports)
-        probed = probe(alone, support, tests, num_classes=num_classes, seed=seed)
-        few |= probed.few_shot
+        found[probe] = alone(probe, support, tests, num_classes, range(seed, seed + config.probes.supports))
     protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
     torch.manual_seed(seed)
     tuned = transfer(network, task, protocol, examples=examples, test=test)
-    return {task: _numbers(dataclasses.replace(probed, few_shot=few), tuned)}
+    return {task: found | {"tuned": tuned.top1}}
+
+
+def alone(probe: str, support: Features, tests: Features, num_classes: int, seeds: Sequence[int]) -> float:
+    """Top-1 of one probe."""
+    if probe == "linear":
+        weights = logistic(*support, num_classes, penalty=LINEAR_PENALTY)
+        classes = (Standard.of(support[0])(tests[0]) @ weights).argmax(dim=1)
+    elif probe == "nearest":
+        classes = nearest(*support, tests[0], num_classes)
+    else:
+        shots = int(probe.removeprefix("few_shot_"))
+        return statistics.mean(few_shot(support, tests, num_classes, shots, seeds=seeds))
+    return float((classes == tests[1]).double().mean())
 
 
 def _numbers(frozen: Any, tuned: Any) -> dict[str, float]:

@@ -248,6 +248,10 @@ def _walk(location: Sequence[Any]) -> tuple[list[str], Any]:
     section: Any = Pipeline
     kind: Any = Pipeline
     for key in map(str, location):
+        if typing.get_origin(kind) is Mapping:
+            parts.append(key)
+            kind = typing.get_args(kind)[1]
+            continue
         members = _families(kind)
         if key in members:
             kind = members[key]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.stages import output, transfers
-from flows.stages.config import ConfigError, load
+from flows.stages.config import ConfigError, load, names
 from flows.stages.deduplicate import _test_sets
 from flows.stages.evaluate import EvaluateConfig, evaluate
 from flows.stages.judging import BenchmarkConfig
@@ -148,3 +148,14 @@ def test_what_cannot_be_scored_is_said(prepared: Path, tmp_path: Path) -> None:
         load("mini", ["prepare.benchmarks=[mnist]"])
     with pytest.raises(ConfigError, match="are read from the directory `tasks`, which is null"):
         load("mini", ["prepare.benchmarks=[cifar10]"])
+
+
+def test_the_papers_pipelines_have_the_rows_of_table_4() -> None:
+    rates = [0.001, 0.003, 0.01, 0.03]
+    expected = {"cifar10": (10_000, 500), "cifar100": (10_000, 500)}
+    expected |= {"oxford-iiit-pets": (500, 100), "oxford-flowers102": (500, 100)}
+    for pipeline in names():
+        if pipeline != "mini":
+            rows = load(pipeline).evaluate.benchmarks
+            assert {name: (row.steps, row.warmup_steps) for name, row in rows.items()} == expected
+            assert all(list(row.learning_rates) == rates for row in rows.values())

@@ -139,3 +139,10 @@ def test_resnet_needs_no_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load("mini").pretrain.model.family == "resnet"
     with pytest.raises(ConfigError, match="a ResNet has no dropout"):
         load("mini", ["finetune.dropout=0.1"])
+
+
+def test_a_value_in_a_table_by_name_is_found_by_its_path() -> None:
+    path = "evaluate.benchmarks.cifar10"
+    assert load("vit-b16-i21k", [f"{path}.steps=500"]).evaluate.benchmarks["cifar10"].steps == 500
+    with pytest.raises(ConfigError, match=f"{path}.steps is 'many': input should be a valid integer"):
+        load("vit-b16-i21k", [f"{path}.steps=many"])

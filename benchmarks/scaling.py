@@ -31,6 +31,11 @@ shows follows from its number alone, so nothing is seen twice or left out.
 - A training that fails is tried again for as long as it gets further than before; after four failures at the same place
   it ends with what the last one said.
 
+Checkpoints lie on the disk that the nodes share (`runs/NAME/.scratch`). With `VITFLOW_CHECKPOINTS=s3://bucket/prefix`
+each is copied there, too, its manifest last, by the thread that writes it; a run that finds an empty disk, or a damaged
+checkpoint, fetches the newest one that verifies. With parameters spread over the ranks the nodes must share a disk all
+the same: rank 0 sends the parts of all.
+
 What interruptions cost is told beside the loss, in the terminal, in Prefect and in MLflow: `restarts`, `redone_seconds`
 (from the last checkpoint to the last report before each failure, and `train/redone_seconds` for the latest),
 `device_hours`, and `cost` if VITFLOW_PRICE_PER_DEVICE_HOUR is set; the registered version and `vitflow report` quote

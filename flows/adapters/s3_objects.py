@@ -136,6 +136,10 @@ class Bucket:
                 f"{self.uri(key)} is not what was just put from {path}; does something else write it?"
             )
 
+    def remove(self, key: str) -> None:
+        """Delete an object; nothing happens if there is none."""
+        self._ask(key, lambda s3: s3.delete_object(Bucket=self.name, Key=key))
+
     def _holds(self, key: str, sha256: str, size: int) -> bool:
         with contextlib.suppress(FileNotFoundError):
             head = self.head(key)

@@ -12,14 +12,14 @@ import pyarrow as pa
 from pyarrow.csv import write_csv
 from torch import nn
 
-from flows.adapters import ray_training, storage
+from flows.adapters import checkpoint_mirror, ray_training, storage
 from flows.stages import output, progress
 from vit.analysis.figures import training_curve
 from vit.data.shards import Shards
 from vit.models.build import Model
 from vit.models.masked import MaskedPatchPrediction
 from vit.models.weights import native
-from vit.training import masking
+from vit.training import masking, mirror
 from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank, world_size
 from vit.training.fit import FitConfig, fit, timed
@@ -61,6 +61,9 @@ def run(job: Job, work: Path) -> None:
     )
     for file in sorted((job.scratch / "result").iterdir()):
         shutil.copy2(file, work / file.name)
+    kept = checkpoint_mirror.configured(f"{job.stage}-{job.fingerprint}")
+    if kept is not None:
+        mirror.clear(kept, kept.names())
 
 
 def check_split(shards: Shards) -> None:
@@ -81,7 +84,12 @@ def check_split(shards: Shards) -> None:
 
 def worker(job: Job, report: ray_training.Report) -> None:
     """What every rank runs: fit, score the validation split; rank 0 leaves the result in the scratch directory."""
-    history = job.scratch / HISTORY
+    kept = Checkpoints(
+        directory=job.scratch / "checkpoints",
+        fingerprint=job.fingerprint,
+        mirror=checkpoint_mirror.configured(f"{job.stage}-{job.fingerprint}"),
+    )
+    history = kept.directory / HISTORY
 
     def record(step: int, metrics: dict[str, float]) -> None:
         line = {"step": step} | {name: value for name, value in metrics.items() if name.startswith("train/")}
@@ -95,7 +103,7 @@ def worker(job: Job, report: ray_training.Report) -> None:
         job.build(len(train.class_names)),
         train,
         job.fit,
-        checkpoints=Checkpoints(directory=job.scratch / "checkpoints", fingerprint=job.fingerprint),
+        checkpoints=kept,
         report=record,
         val=val,
     )
@@ -125,7 +133,7 @@ def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[
     result.mkdir()
     view = job.fit.augment.evaluation
     native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
-    rows = _history(job.scratch / HISTORY)
+    rows = _history(job.scratch / "checkpoints" / HISTORY)
     output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
     top1 = metrics.get("val/top1")

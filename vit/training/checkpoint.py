@@ -5,6 +5,7 @@ fingerprint of the run, size and SHA-256 of every file). The directory is rename
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -17,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vit.training import mirror
 from vit.training.averaging import Average
+from vit.training.mirror import MANIFEST, Mirror
 
 logger = logging.getLogger("vitflow.checkpoint")
-STATE, MANIFEST = "state.safetensors", "manifest.json"
+STATE = "state.safetensors"
 KEEP = 2  # newest checkpoints; the best one is kept besides
 
 
@@ -39,6 +42,7 @@ class Checkpoints:
 
     directory: Path
     fingerprint: str
+    mirror: Mirror | None = None  # where else, if anywhere
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,8 @@ def finish(checkpoints: Checkpoints, step: int, numbers: dict[str, float], work:
     for old in _steps(checkpoints.directory)[:-KEEP]:
         if old.name != best:
             shutil.rmtree(old, ignore_errors=True)
+    if checkpoints.mirror is not None:
+        mirror.send(checkpoints.mirror, final)
 
 
 def load(path: Path, *, fingerprint: str) -> State:
@@ -150,6 +156,10 @@ def newest(checkpoints: Checkpoints) -> Path | None:
 
     Raises NoValidCheckpoint if there are some but all are broken.
     """
+    refused = 0
+    if checkpoints.mirror is not None:
+        check = functools.partial(verified, fingerprint=checkpoints.fingerprint)
+        refused = mirror.fetch_newest(checkpoints.mirror, checkpoints.directory, check)
     paths = _steps(checkpoints.directory)
     for path in reversed(paths):
         try:
@@ -157,10 +167,10 @@ def newest(checkpoints: Checkpoints) -> Path | None:
             return path
         except BadCheckpoint as error:
             logger.warning("%s; trying the one before", error)
-    if paths:
+    if paths or refused:
         raise NoValidCheckpoint(
-            f"all {len(paths)} checkpoints in {checkpoints.directory} are broken; delete that directory to start the "
-            "stage afresh"
+            f"all {max(len(paths), refused)} checkpoints in {checkpoints.directory} are broken; delete that directory, "
+            "and its copy at VITFLOW_CHECKPOINTS if there is one, to start the stage afresh"
         )
     return None
 

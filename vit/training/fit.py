@@ -14,7 +14,7 @@ from vit.data.augment import AugmentConfig
 from vit.data.loader import Stream, training_batches
 from vit.data.shards import Shards
 from vit.models.masked import MaskedPatchPrediction
-from vit.training import checkpoint, divergence, masking, preemption
+from vit.training import checkpoint, divergence, masking, mirror, preemption
 from vit.training.checkpoint import Checkpoints, State
 from vit.training.config import TrainConfig
 from vit.training.distributed import (
@@ -154,6 +154,8 @@ class _Run:
 
     def _load(self, step: int) -> State:
         path = self.checkpoints.directory / checkpoint.name(step)
+        if self.checkpoints.mirror is not None:  # rank 0 has it, on a machine that need not be this one
+            mirror.fetch(self.checkpoints.mirror, path.parent, path.name)
         if not is_spread(self.model) and (path / checkpoint.STATE).is_file():
             return checkpoint.load(path, fingerprint=self.checkpoints.fingerprint)
         from vit.training import sharded

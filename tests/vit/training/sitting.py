@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from flows.adapters import ray_training
+from flows.adapters import checkpoint_mirror, ray_training
 from tests.networks import tiny_vit
 from tests.recipes import augmentation, training
 from vit.data import loader
@@ -71,7 +71,9 @@ def sit(directory: Path, **changes: Any) -> None:
         model,
         Shards(directory / "toy"),
         FitConfig(resolution=8, augment=augmentation(crop_area=0.5, flip=True), train=config),
-        checkpoints=Checkpoints(directory=directory / "checkpoints", fingerprint="f"),
+        checkpoints=Checkpoints(
+            directory=directory / "checkpoints", fingerprint="f", mirror=checkpoint_mirror.configured("sitting")
+        ),
         report=report,
         val=Shards(directory / "val") if config.validate_every else None,
     )

@@ -16,7 +16,7 @@ from tests.checkout import ROOT
 from tests.vit.training.conftest import ALONE, Sitting, sitting  # noqa: F401  fixture
 from tests.vit.training.test_equality import assert_same
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 Make = Callable[[str], Sitting]
 STEPS = {"steps": 60}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.checkout import environment, make_checkout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 EVALUATE = (sys.executable, "-m", "flows.stages", "evaluate", "smoke")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.checkout import make_checkout, run, vitflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
 STAGES = ["prepare", "deduplicate", "pretrain", "finetune", "evaluate", "register"]
 

@@ -139,7 +139,7 @@ def list_artifacts(page: Page) -> dict[str, str]:
     """Addresses of the run's artifacts by key."""
     page.get_by_text("Artifacts", exact=True).click()
     progress, links = [f"{stage}-progress" for stage in TOUCHED], [f"{stage}-mlflow" for stage in STAGES]
-    expected = {*progress, *links, *PICTURES, "summary", "model-version"}
+    expected = {*progress, *links, *PICTURES, "summary", "report", "model-version"}
     cards = page.locator("a[href*='/artifacts/artifact/']")
     expect(cards).to_have_count(len(expected))
     shoot(page, "prefect-run-artifacts")

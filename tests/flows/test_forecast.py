@@ -89,7 +89,7 @@ def test_mini_on_this_machine() -> None:
     found = dry("mini")
     assert found["missing"] == [] and found["data"]["tasks"]["number"] == 10
     assert found["cost"]["pretrain"]["images"] == 1400 * 64
-    assert found["cost"]["evaluate"]["trainings"] == 20 and found["cost"]["evaluate"]["steps"] == 20 * 320
+    assert found["cost"]["evaluate"]["trainings"] == 20 and found["cost"]["evaluate"]["steps"] == 20 * 256
     assert found["devices"]["source"] == "measured here" and 1e9 < found["devices"]["peak"] < 1e15
     assert 3e5 < found["memory"]["bytes_per_image"] < 1e6 and found["memory"]["fixed_bytes"] > 16 * 500_000
 

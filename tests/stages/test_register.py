@@ -1,6 +1,7 @@
 """register: one version per model, lineage on run and version, the alias moves only for a better one."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_what_the_trainings_cost_is_quoted_from_their_runs(tmp_path: Path) -> No
     with stage_run("mini", "mini/pretrain", names) as opened:
         opened.log(5, {"device_hours": 0.5, "restarts": 0.0})
         opened.log(9, {"device_hours": 1.5, "restarts": 1.0, "redone_seconds": 40.0, "train/loss": 0.1})
-    found = run(tmp_path, inputs)["metrics"]
+    found = run(tmp_path, inputs, dataclasses.replace(CONFIG, model_name="vit-cost"))["metrics"]
     assert {name: value for name, value in found.items() if name.startswith("pretrain/") and "val" not in name} == {
         "pretrain/device_hours": 1.5,
         "pretrain/restarts": 1.0,
@@ -197,8 +198,8 @@ def test_suite_depends_on_the_tasks_not_on_the_scores() -> None:
 def test_every_score_says_which_data_it_is_on(tmp_path: Path) -> None:
     inputs = outputs(tmp_path, 0.5)
     inputs["scores"] = write(tmp_path / "hub", "evaluate", {"scores.json": scores(0.5, family="hf")})
-    found = run(tmp_path, inputs)
-    (version,) = [one for one in mlflow_registry.versions(CONFIG.model_name) if one.version == found["version"]]
+    found = run(tmp_path, inputs, dataclasses.replace(CONFIG, model_name="vit-families"))
+    (version,) = mlflow_registry.versions("vit-families")
     for tags in (found["tags"], version.tags):
         assert (tags["vtab.family"], tags["vtab.family.mini_digits"]) == ("hf", "hf")
 

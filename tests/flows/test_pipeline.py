@@ -1,12 +1,15 @@
-"""The flow hands every stage what INPUTS says, in order."""
+"""The flow hands every stage what INPUTS says, in order; a scheduled one waits for its turn."""
 
+import dataclasses
+import types
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows import pipeline
-from flows.stages.config import STAGES
+from flows.stages.config import STAGES, ScheduleConfig
 from flows.stages.run import Run
 
 
@@ -26,3 +29,21 @@ def test_the_flow_wires_stages_as_the_table_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pipeline.show, "summary", lambda run: None)
     pipeline.vit_pipeline.fn("mini", [])
     assert called == list(STAGES)
+
+
+def test_scheduled_runs_wait_for_their_turn_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Run.of("mini")
+    schedule = ScheduleConfig(cron="0 3 * * *", timezone="UTC", jitter_seconds=59)
+    deploy = dataclasses.replace(plain.config.deploy, schedule=schedule)
+    scheduled = dataclasses.replace(plain, config=dataclasses.replace(plain.config, deploy=deploy))
+    waited: list[float] = []
+    monkeypatch.setattr(pipeline.time, "sleep", waited.append)
+    for number in range(200):
+        started = types.SimpleNamespace(id=uuid.UUID(int=number * 7919), tags=["auto-scheduled"])
+        monkeypatch.setattr(pipeline, "flow_run", started)
+        pipeline._wait_for_turn(scheduled)
+    assert (min(waited), max(waited), len(set(waited))) == (0, 59, 60)
+    pipeline._wait_for_turn(plain)  # has no schedule
+    monkeypatch.setattr(pipeline, "flow_run", types.SimpleNamespace(id=uuid.UUID(int=7), tags=[]))
+    pipeline._wait_for_turn(scheduled)  # a person started it
+    assert len(waited) == 200

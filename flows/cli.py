@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import analysis_cli, bench_cli, data_cli, dedup_cli, registry_cli, report_cli, zoo
-from flows.environment import apply_defaults, end_orphaned_servers
+from flows.environment import Database, apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 app = typer.Typer(
@@ -123,11 +123,14 @@ def predict(
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server and UI.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server and UI.")] = 5000,
+    database: Annotated[
+        Database, typer.Option(help="Of both; auto: PostgreSQL if it is installed and nothing is in SQLite yet.")
+    ] = Database.AUTO,
 ) -> None:
     """Start Prefect, MLflow and a runner for all pipelines in the foreground; Ctrl-C stops them."""
     from flows import stack
 
-    stack.up(prefect_port=prefect_port, mlflow_port=mlflow_port)
+    stack.up(prefect_port=prefect_port, mlflow_port=mlflow_port, database=database)
 
 
 @app.command()
@@ -149,6 +152,31 @@ def deploy(
     from flows import deploy_cli
 
     raise typer.Exit(deploy_cli.deploy(pipelines or [], pool, check=check, yes=yes))
+
+
+@app.command()
+def backup(out: Annotated[Path, typer.Argument(help="A folder that is not there yet.")]) -> None:
+    """Copy the registry, the runs and their artifacts of this checkout into a folder; also while in use."""
+    from flows import backup as backups
+    from flows import terminal
+
+    written = backups.backup(out)
+    terminal.console.print(f"{len(written['files'])} files of {written['database']} and artifacts are in {out}")
+
+
+@app.command()
+def restore(
+    backed_up: Annotated[Path, typer.Argument(help="What `vitflow backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Move what this checkout has to .vitflow/before-restore-… first.")
+    ] = False,
+) -> None:
+    """Put a backup back into this checkout, or into a fresh one."""
+    from flows import backup as backups
+    from flows import terminal
+
+    restored = backups.restore(backed_up, replace=replace)
+    terminal.console.print(f"restored what was backed up at {restored['created']}; commit {restored['commit'][:8]}")
 
 
 @app.command()

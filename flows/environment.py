@@ -4,6 +4,7 @@ Must run before prefect, ray, mlflow or dvc are imported; a variable that is alr
 by `vitflow up` is found through .vitflow/up.json.
 """
 
+import enum
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,16 @@ from pathlib import Path
 import psutil
 
 UP_FILE = Path(".vitflow") / "up.json"
+POSTGRES = Path(".vitflow") / "postgres"  # below a checkout; its folder data is there once `vitflow up` began with it
+UP_MLFLOW = "http://127.0.0.1:5000"  # where `vitflow up` serves MLflow unless told otherwise
+
+
+class Database(enum.StrEnum):
+    """Of the servers that `vitflow up` starts."""
+
+    AUTO = "auto"
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
 
 
 def apply_defaults(root: Path | None = None) -> None:
@@ -23,6 +34,7 @@ def apply_defaults(root: Path | None = None) -> None:
 
 def defaults(root: Path) -> dict[str, str]:
     """Variable names to values for an embedded run in this checkout."""
+    in_postgres = (root / POSTGRES / "data").exists()  # a second registry in SQLite would hide the models of the first
     return {
         "VITFLOW_ROOT": str(root),
         "DO_NOT_TRACK": "1",
@@ -31,7 +43,7 @@ def defaults(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "vitflow",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": UP_MLFLOW if in_postgres else f"sqlite:///{root / 'mlflow.db'}",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DVC_NO_ANALYTICS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,6 +1,8 @@
-"""`vitflow up`: Prefect server, MLflow server and a runner with one deployment per pipeline, in the foreground.
+"""`vitflow up`: Prefect server, MLflow server and a runner with one deployment per pipeline, in the foreground, on
+PostgreSQL where there is one.
 
-All state stays in the checkout. While it runs, .vitflow/up.json tells other commands in this checkout where it is.
+All state stays in the checkout. While it runs, .vitflow/up.json tells other commands in this checkout where it is. The
+same commands as in infra/compose.yaml.
 """
 
 import contextlib
@@ -16,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.environment import UP_FILE
+from flows.adapters.child_process import ends_with_parent
+from flows.environment import UP_FILE, Database
+from flows.stack_databases import databases
 from flows.stages.config import names, root
 from flows.terminal import console
 
@@ -24,8 +28,12 @@ HOST = "127.0.0.1"
 START_SECONDS = 120.0
 
 
-def up(*, prefect_port: int, mlflow_port: int) -> None:
-    """Run until Ctrl-C or SIGTERM. Raises ValueError if a port is taken, RuntimeError if a server ends."""
+def up(*, prefect_port: int, mlflow_port: int, database: Database) -> None:
+    """Run until Ctrl-C or SIGTERM.
+
+    `database` AUTO is PostgreSQL if there is one and this checkout has nothing in SQLite yet. Raises
+    ValueError if a port is taken or the database cannot be had, RuntimeError if a server ends.
+    """
     for name, port in (("prefect", prefect_port), ("mlflow", mlflow_port)):
         if _is_taken(port):
             raise ValueError(f"port {port} is in use; stop what listens there, or choose another with --{name}-port")
@@ -36,10 +44,12 @@ def up(*, prefect_port: int, mlflow_port: int) -> None:
     ui = {"PREFECT_SERVER_UI_API_URL": f"{prefect}/api", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
     no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes for features that nobody here uses
     with contextlib.ExitStack() as stack:
-        console.print("starting the Prefect and MLflow servers …")
+        held = stack.enter_context(databases(database, _logs()))
+        console.print(f"starting the Prefect and MLflow servers on {held.sentence} …", highlight=False)
+        for_prefect, for_mlflow = ui | held.prefect, no_jobs | held.mlflow
         servers = {
-            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", ui)),
-            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", no_jobs)),
+            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", for_prefect)),
+            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", for_mlflow)),
         }
         _wait(servers["Prefect server"], "Prefect server", f"{prefect}/api/health")
         _wait(servers["MLflow server"], "MLflow server", f"{mlflow}/health")
@@ -59,21 +69,25 @@ def _prefect_command(port: int) -> list[str]:
 
 
 def _mlflow_command(port: int) -> list[str]:
-    store = f"sqlite:///{root() / 'mlflow.db'}"
     artifacts = (root() / "mlartifacts").as_uri()
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", store, "--serve-artifacts", "--artifacts-destination", artifacts),
+        *("--serve-artifacts", "--artifacts-destination", artifacts),
     ]
 
 
 @contextlib.contextmanager
 def _running(command: list[str], name: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A child in its own session, so that Ctrl-C reaches only us and we stop it, children included."""
-    _logs().mkdir(parents=True, exist_ok=True)
     with (_logs() / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=root(), env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=root(),
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=ends_with_parent(),
         )
     try:
         yield process
@@ -167,4 +181,6 @@ def _is_taken(port: int) -> bool:
 
 
 def _logs() -> Path:
-    return root() / ".vitflow" / "logs"
+    directory = root() / ".vitflow" / "logs"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from flows.adapters import postgres
 from tests.checkout import environment, make_checkout
 
 ON_DEMO = {"tests/flows/test_demo.py", "tests/ui/test_browser.py"}
@@ -69,3 +72,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, f"make demo took {time.monotonic() - start:.0f} s")
     return checkout
+
+
+@pytest.fixture(scope="module")
+def open_place() -> Iterator[Path]:
+    """A folder whose contents PostgreSQL's user may reach; the test is skipped where there is no PostgreSQL."""
+    with tempfile.TemporaryDirectory(prefix="vitflow-test-") as name:
+        place = Path(name)
+        place.chmod(0o711)
+        if lacking := postgres.missing(place / "postgres"):
+            pytest.skip(f"needs PostgreSQL (see .ci/run): {lacking}")
+        yield place

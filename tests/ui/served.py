@@ -39,6 +39,13 @@ class Served:
         with urllib.request.urlopen(f"{self.prefect}/api/flow_runs/{flow_run}", timeout=30) as answer:
             return str(json.load(answer)["state"]["name"])
 
+    def run_count(self) -> int:
+        """How many flow runs Prefect knows."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.prefect}/api/flow_runs/count", data=b"{}", headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(json.load(answer))
+
     def commit(self) -> str:
         """The git commit of the checkout."""
         command = ["git", "rev-parse", "HEAD"]

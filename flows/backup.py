@@ -2,8 +2,8 @@
 
 Both databases as of one moment each (PostgreSQL's dump, SQLite's backup), then models that MLflow keeps on this disk;
 what is on S3 is S3's to keep (versioning). Data and outputs of stages are DVC's: `dvc push`. May be taken while all is
-in use, and restored in a checkout elsewhere. A backup is a folder, written whole or not at all, with the SHA-256 of each
-file.
+in use, and restored in a checkout elsewhere. A backup is a folder, written whole or not at all, with the SHA-256 of
+each file.
 """
 
 import contextlib

@@ -103,6 +103,18 @@ def test_the_server_is_made_to_hold_what_the_file_says(checkout: Path, api: str)
     assert set(deployed(api)) == {"smoke"}
 
 
+def test_the_clock_makes_runs(checkout: Path, api: str) -> None:
+    """Prefect's scheduler has stopped at a new SQLAlchemy without a word but in the server's log."""
+    write(checkout, schedule=SCHEDULE, other=False)
+    assert vitflow(checkout, "deploy", "--yes", PREFECT_API_URL=api).returncode == 0
+    scheduled = {"flow_runs": {"deployment_id": {"any_": [deployed(api)["smoke"]["id"]]}}}
+    deadline = time.monotonic() + 120
+    while not (runs := ask(f"{api}/flow_runs/filter", scheduled)):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert all(run["auto_scheduled"] and run["state_type"] == "SCHEDULED" for run in runs)
+
+
 def test_a_worker_of_the_pool_runs_our_flow(checkout: Path, api: str) -> None:
     write(checkout, work_pool="local", schedule=None, other=False)
     assert vitflow(checkout, "deploy", PREFECT_API_URL=api).returncode == 0

@@ -5,15 +5,15 @@ Only what the override touches runs, elsewhere. Screenshots go to test-results/u
 """
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from tests.checkout import ROOT, run
+from tests.ui import browser
 from tests.ui.served import Served, served, still_running
 
 PIPELINE = "mini"
@@ -23,15 +23,9 @@ STAGES = (*FRESH, *TOUCHED)
 LOOKS = ("evaluate-filters", "evaluate-positions", "evaluate-attention-distance", "evaluate-rollout")
 PICTURES = ("prepare-corpus", "deduplicate-pairs", "pretrain-curves", "finetune-curves", "evaluate-scores", *LOOKS)
 RUN_SECONDS = 1200.0
-PAGE_MILLISECONDS = 60_000  # two busy cores
 SHOTS = ROOT / "test-results" / "ui"
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
-CHROMIUM = shutil.which("chromium")
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium (see .ci/run)")]
+pytestmark = [pytest.mark.slow, browser.needs_chromium]
 
 
 @pytest.fixture
@@ -42,14 +36,9 @@ def stack(demo: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    shutil.rmtree(SHOTS, ignore_errors=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1400, "height": 1300})
-        page.set_default_timeout(PAGE_MILLISECONDS)
-        expect.set_options(timeout=PAGE_MILLISECONDS)
-        yield page
-        browser.close()
+    browser.empty("ui")
+    with browser.opened_page() as opened:
+        yield opened
 
 
 def test_from_the_form_to_the_registered_model(stack: Served, page: Page) -> None:
@@ -215,6 +204,4 @@ def check_training_run(page: Page, link: str) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.wait_for_timeout(1500)  # transitions, and pictures that come after their frame
-    page.screenshot(path=SHOTS / f"{name}.png")
+    browser.shoot(page, SHOTS / f"{name}.png")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import analysis_cli, bench_cli, data_cli, dedup_cli, registry_cli, report_cli, zoo
+from flows import analysis_cli, bench_cli, data_cli, dedup_cli, predict_cli, registry_cli, report_cli, zoo
 from flows.environment import Database, apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -30,6 +30,7 @@ app.add_typer(zoo.weights, name="weights")
 app.command()(dedup_cli.dedup)
 app.command()(analysis_cli.analyse)
 app.command()(report_cli.report)
+app.command()(predict_cli.predict)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -104,19 +105,6 @@ def pipelines(as_json: Json = False) -> None:
         _print_json(described)
     else:
         terminal.print_rows("pipelines", [Row(what=name, value=text) for name, text in described.items()])
-
-
-@app.command()
-def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    model: Annotated[str, typer.Option("--model", help="A registered model.")] = "models:/vit-mini@champion",
-    top_k: Annotated[int, typer.Option("--top", help="How many classes to print for each image.")] = 1,
-    as_json: Json = False,
-) -> None:
-    """Classify images with a registered model."""
-    from flows import registry_view
-
-    registry_view.predict(images, model, top_k, as_json=as_json)
 
 
 @app.command()

@@ -1,8 +1,6 @@
 """`vitflow dedup`: which training images show a test image, for any folders or shards. Parses, calls and prints."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,47 +48,19 @@ def dedup(
 def _run(request: dict[str, Any], *, shown: bool) -> dict[str, Any]:
     """report.json; what the user can mend ends the program with exit code 2."""
     from flows.stages.dedup_folders import MISUSE, Request, deduplicate_folders
+    from flows.terminal import counted
 
     try:
         asked = Request(**request)
-        with _progress(shown=shown) as tell:
-            return deduplicate_folders(asked, tell)
+        with counted(shown=shown) as tell:
+
+            def say(what: str, done: int, total: int, pairs: int) -> None:
+                tell(what, done, total, f"{pairs:,} pairs" if pairs else "")
+
+            return deduplicate_folders(asked, say)
     except MISUSE as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int, int], None]]:
-    """A bar for each kind of work; without a terminal a line for each when it is done."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from flows.terminal import console
-
-    columns = (TextColumn("{task.description:<27}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    bars = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", style="dim"),
-        console=console,
-        disable=not (shown and console.is_terminal),
-    )
-    tasks: dict[str, Any] = {}
-
-    def tell(what: str, done: int, total: int, pairs: int) -> None:
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total, text="")
-        bars.update(tasks[what], completed=done, total=total, text=f"{pairs:,} pairs" if pairs else "")
-
-    with bars:
-        yield tell
 
 
 def _print(counts: dict[str, Any], out: Path) -> None:

@@ -1,10 +1,9 @@
-"""`vitflow models` and `vitflow predict`: the registry in the terminal or as JSON."""
+"""`vitflow models`: the registry in the terminal or as JSON."""
 
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -34,26 +33,6 @@ def show(name: str | None, *, as_json: bool) -> None:
         console.print(_table(found))
     else:
         console.print("no model is registered yet; `vitflow run mini` makes one")
-
-
-def predict(images: list[Path], uri: str, top_k: int, *, as_json: bool) -> None:
-    """Classify image files. Raises ValueError naming files that do not exist, or a model that does not."""
-    missing = [str(path) for path in images if not path.is_file()]
-    if missing:
-        raise ValueError(f"no such image file: {', '.join(missing)}")
-    check(os.environ["MLFLOW_TRACKING_URI"])
-    model = mlflow_registry.load(uri)
-    rows = model.predict([path.read_bytes() for path in images], params={"top_k": top_k}).to_dict("records")
-    answers: list[dict[str, Any]] = [{**row, "image": str(images[int(row["image"])])} for row in rows]
-    if as_json:
-        print(json.dumps(answers, indent=2))
-        return
-    table = Table(box=None)
-    for column in ("image", "label", "score"):
-        table.add_column(column, justify="right" if column == "score" else "left")
-    for row in answers:
-        table.add_row(row["image"], row["label"], f"{100 * row['score']:.1f} %")
-    console.print(table)
 
 
 def print_facts(found: Mapping[str, Mapping[str, Any]]) -> None:

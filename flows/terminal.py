@@ -1,12 +1,22 @@
 """What a person sees in the terminal: one line per stage with a live bar, then the summary table."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from flows import report
@@ -20,6 +30,8 @@ if TYPE_CHECKING:  # execute imports every outside system; a command that only p
 
 console = Console()
 errors = Console(stderr=True)
+LINE_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+Tell = Callable[[str, int, int, str], None]  # what, done, total, a remark
 
 
 class LiveStages:
@@ -67,6 +79,29 @@ class LiveStages:
 
     def _start(self, stage: str) -> None:
         self.bars.start_task(self.tasks[stage])
+
+
+@contextlib.contextmanager
+def counted(*, shown: bool) -> Iterator[Tell]:
+    """A bar for each kind of work that is told of; without a terminal a line now and then, and one at its end."""
+    columns = (TextColumn("{task.description:<27}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    remark = TextColumn("{task.fields[text]}", style="dim")
+    is_live = shown and console.is_terminal
+    tasks: dict[str, Any] = {}
+    said: dict[str, float] = {}
+
+    with Progress(*columns, TimeRemainingColumn(), remark, console=console, disable=not is_live) as bars:
+
+        def tell(what: str, done: int, total: int, text: str) -> None:
+            if what not in tasks:
+                tasks[what], said[what] = bars.add_task(what, total=total, text=""), time.monotonic()
+            bars.update(tasks[what], completed=done, total=total, text=text)
+            if shown and not is_live and (done == total or time.monotonic() - said[what] > LINE_EVERY):
+                said[what] = time.monotonic()
+                line = f"{what}: {done:,} of {total:,}{text and f', {text}'}"
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        yield tell
 
 
 def print_summary(run: Run) -> None:

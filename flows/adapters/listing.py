@@ -33,8 +33,7 @@ def listing(location: str) -> Listing:
     Raises FileNotFoundError if there is nothing, StoreUnavailable if S3 does not answer.
     """
     contents, touched, files, size = hashlib.sha256(), hashlib.sha256(), 0, 0
-    remote = storage.parse(location)
-    for name, length, version, moment in _local(Path(location)) if remote is None else _remote(*remote):
+    for name, length, version, moment in entries(location):
         line = f"{name}\0{length}\0{version}\n".encode()
         contents.update(line)
         touched.update(line + f"{moment}\n".encode())
@@ -42,6 +41,12 @@ def listing(location: str) -> Listing:
     if not files:
         raise FileNotFoundError(f"there is nothing at {location}")
     return Listing(files=files, bytes=size, contents=contents.hexdigest(), touched=touched.hexdigest())
+
+
+def entries(location: str) -> Iterator[tuple[str, int, str, int]]:
+    """Relative name, size, ETag (S3) and nanosecond of writing (local) of all below a path or s3:// address."""
+    remote = storage.parse(location)
+    yield from _local(Path(location)) if remote is None else _remote(*remote)
 
 
 def _local(path: Path) -> Iterator[tuple[str, int, str, int]]:

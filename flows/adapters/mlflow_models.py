@@ -86,6 +86,18 @@ def fetch(uri: str, directory: Path) -> Path:
     return Path(got)
 
 
+def download(uri: str, directory: Path) -> Path:
+    """Download a whole model, so that any number of processes can `load_local` it without asking the registry."""
+    client()
+    _use_store()
+    return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(directory)))
+
+
+def load_local(directory: Path) -> PyFuncModel:
+    """The classifier that `download` brought."""
+    return mlflow.pyfunc.load_model(str(directory))
+
+
 def _example() -> str:
     """A grey 8 x 8 PNG as base64 text, the form that a REST request has."""
     buffer = io.BytesIO()

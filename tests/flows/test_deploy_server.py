@@ -1,11 +1,9 @@
 """`vitflow deploy` against a Prefect server: what differs is put right, and only that; a pool's worker can run it."""
 
-import contextlib
 import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import servers
 from tests.checkout import environment, make_checkout, vitflow
-from tests.ui.served import free_port
 
 pytestmark = pytest.mark.slow
-START_SECONDS = 120
 SCHEDULE = {"cron": "0 3 * * 1", "timezone": "Europe/Berlin", "jitter_seconds": 60}
 
 
@@ -30,21 +27,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server of its own."""
-    port = free_port()
-    home = tmp_path_factory.mktemp("prefect")
-    variables = environment(checkout, PREFECT_HOME=str(home), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
-    address, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + START_SECONDS
-    try:
-        while not _answers(f"{address}/health"):
-            assert server.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-            time.sleep(0.5)
+    with servers.prefect(checkout, tmp_path_factory.mktemp("prefect")) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def write(checkout: Path, **deploy: Any) -> None:
@@ -136,9 +120,3 @@ def test_without_a_server_the_way_there_is_said(checkout: Path) -> None:
     down = vitflow(checkout, "deploy", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert down.returncode == 3
     assert "does not answer" in down.stderr
-
-
-def _answers(url: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-        return True
-    return False

@@ -14,7 +14,7 @@ apply_defaults()
 from prefect import flow  # noqa: E402  (environment first)
 from prefect.runtime import flow_run  # noqa: E402
 
-from flows import show  # noqa: E402
+from flows import events, show  # noqa: E402
 from flows.adapters import ray_cluster  # noqa: E402
 from flows.stages import config as pipelines  # noqa: E402
 from flows.stages.run import Run  # noqa: E402
@@ -38,7 +38,14 @@ def _wait_for_turn(run: Run) -> None:
         time.sleep(uuid.UUID(str(flow_run.id)).int % (schedule.jitter_seconds + 1))
 
 
-@flow(name="vit-pipeline", flow_run_name=run_name, validate_parameters=True)
+@flow(
+    name="vit-pipeline",
+    flow_run_name=run_name,
+    validate_parameters=True,
+    on_failure=[events.failed],
+    on_crashed=[events.crashed],
+    on_cancellation=[events.cancelled],
+)
 def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> Path:  # noqa: B006  (forms need it plain)
     """Images in, a registered Vision Transformer out: prepare, deduplicate, pretrain, finetune, evaluate, register.
 

@@ -4,21 +4,30 @@ Prefect neither caches nor stores results here: DVC owns freshness, and a task r
 """
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_client, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
+from prefect.states import Failed
+from requests.exceptions import RequestException
 
-from flows import show
+from flows import events, report, show, stall
 from flows.adapters import dvc_repo
-from flows.stages.config import STAGES
+from flows.stages.config import STAGES, ConfigError
 from flows.stages.execute import execute, record
+from flows.stages.progress import Listener
 from flows.stages.run import Run
+from vit.data.store import StoreDown
 
-RETRIES = 2  # for services that did not answer; wrong config or data fails at once
-RETRY_DELAY_SECONDS = 10
+# Seconds before a stage is tried again because a service did not answer; wrong config or data fails at once. As long
+# as S3 is given (flows/adapters/s3_requests.py).
+RETRY_DELAYS = [10.0, 30.0, 60.0, 120.0]
+JITTER = 0.2  # of a delay, so that runs that lost the same service do not come back in the same second
+MAY_PASS = (ConnectionError, TimeoutError, StoreDown, RequestException)
 
 
 class StageTask(Protocol):
@@ -36,8 +45,9 @@ def as_task(stage: str) -> StageTask:
         task_run_name=stage,
         cache_policy=NO_CACHE,
         persist_result=False,
-        retries=RETRIES,
-        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retries=len(RETRY_DELAYS),
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_jitter_factor=JITTER,
         retry_condition_fn=_is_passing,
     )
     def run_stage(run: Run, **inputs: Path) -> Path:
@@ -52,9 +62,11 @@ def as_task(stage: str) -> StageTask:
             logger.info("%s: running, because %s", stage, "; ".join(reasons))
             code = dvc_repo.code_state(run.root, run.target(stage))
             start = time.monotonic()
-            with show.live(stage) as listeners:
-                done = execute(run, stage, listeners=listeners, tags=_prefect_tags())
+            with show.live(stage) as listeners, _watched(run, stage) as heard:
+                done = execute(run, stage, listeners=(*listeners, heard), tags=_prefect_tags())
             record(run, stage, code)
+        if stage == STAGES[-1]:
+            events.decided(run.pipeline, str(flow_run.id), report.results(run)[stage])
         logger.info("%s: done in %.0f s, %s", stage, time.monotonic() - start, done.out)
         show.stage_done(run, stage, done)
         return done.out
@@ -62,14 +74,30 @@ def as_task(stage: str) -> StageTask:
     return run_stage
 
 
+def _watched(run: Run, stage: str) -> AbstractContextManager[Listener]:
+    """The stage's progress, watched for stalls; one is told as an event, and Prefect has the reason in any case."""
+    run_id = flow_run.id
+
+    def tell(sentence: str) -> None:
+        events.emit(events.STALLED, run.pipeline, str(run_id), sentence, stage=stage)
+
+    def give_up(sentence: str) -> None:
+        EventsWorker.drain_all()
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run_id, Failed(message=sentence), force=True)
+
+    return stall.watched(stage, run.config.deploy.stall_after, tell, give_up)
+
+
 def _is_passing(task: Task[..., Any], task_run: Any, state: Any) -> bool:
-    """True for faults that may pass by themselves: a service that does not answer."""
+    """True for faults that may pass by themselves: somewhere behind the error a service did not answer."""
     try:
         state.result()
-    except (ConnectionError, TimeoutError):
-        return True
-    except BaseException:
-        return False
+    except BaseException as error:
+        behind: BaseException | None = error
+        while behind is not None and not isinstance(behind, MAY_PASS):
+            behind = behind.__cause__ or behind.__context__
+        return behind is not None and not isinstance(error, ConfigError)
     return False
 
 

@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from vit.data.store import CorruptFile, StoreUnavailable
+from vit.data.store import CorruptFile, StoreDown, StoreUnavailable
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _given_up(last: Exception, uri: str, attempts: str) -> Exception:
             f"{uri} arrived in {attempts} with another checksum than the server has for it; the object, or what lies "
             "between, is damaged: upload it again"
         )
-    return StoreUnavailable(
+    return StoreDown(
         f"{uri} could not be reached in {attempts}, the last of which ended with: {_reason(last)}; "
         f"check that {_endpoint()} is up and reachable, then run again"
     )

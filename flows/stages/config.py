@@ -75,6 +75,11 @@ class DeployConfig:
     schedule: ScheduleConfig | None  # null: started by people only
     work_pool: str | None  # whose workers run it; null: `vitflow up` does
     collision: Literal["enqueue", "cancel_new"]  # of a run that starts while one goes on
+    stall_after: float | None  # seconds without progress after which a stage is stopped; null: never
+
+    def __post_init__(self) -> None:
+        if self.stall_after is not None and not self.stall_after > 0:
+            raise ValueError(f"stall_after is {self.stall_after:g}, but must be above 0, or null for never")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

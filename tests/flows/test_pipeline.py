@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import pipeline
-from flows.stages.config import STAGES, ScheduleConfig
+from flows import pipeline, tasks
+from flows.adapters.mlflow_store import ServiceDown
+from flows.stages.config import STAGES, ConfigError, ScheduleConfig
 from flows.stages.run import Run
+from flows.stall import Stalled
+from vit.data.store import StoreDown, StoreUnavailable
 
 
 def test_the_flow_wires_stages_as_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +32,29 @@ def test_the_flow_wires_stages_as_the_table_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pipeline.show, "summary", lambda run: None)
     pipeline.vit_pipeline.fn("mini", [])
     assert called == list(STAGES)
+
+
+def raised(error: Exception, cause: Exception | None = None) -> types.SimpleNamespace:
+    """A state whose result raises."""
+
+    def result() -> None:
+        raise error from cause
+
+    return types.SimpleNamespace(result=result)
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    task, reset = pipeline.prepare, ConnectionResetError("reset")
+    for state in (
+        raised(ServiceDown("MLflow is down")),
+        raised(StoreDown("S3 did not answer")),
+        raised(RuntimeError("the API request failed"), reset),
+    ):
+        assert tasks._is_passing(task, None, state)
+    for error in (ConfigError("no such key"), StoreUnavailable("403"), ValueError("bad shard"), Stalled("silent")):
+        assert not tasks._is_passing(task, None, raised(error))
+    assert not tasks._is_passing(task, None, raised(ConfigError("no such key"), reset))
+    assert (task.retries, task.retry_delay_seconds) == (4, tasks.RETRY_DELAYS)
 
 
 def test_scheduled_runs_wait_for_their_turn_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,10 @@ class StoreUnavailable(RuntimeError):
     """
 
 
+class StoreDown(StoreUnavailable):
+    """It did not answer, for as long as that may be waited for; a later try may find it up again."""
+
+
 class CorruptFile(ValueError):
     """The bytes of a file are not those that were asked for by their SHA-256, however often they were fetched."""
 

@@ -63,7 +63,7 @@ def vit_pipeline(pipeline: PipelineName = "mini", overrides: list[str] = []) -> 
         kept = deduplicate(run, images=images)
         backbone = pretrain(run, images=images, kept=kept)
         finetuned = finetune(run, images=images, kept=kept, backbone=backbone)
-        scores = evaluate(run, images=images, dedup=kept, model=finetuned)
+        scores = evaluate(run, images=images, dedup=kept, backbone=backbone, model=finetuned)
         registration = register(run, dedup=kept, pretrain=backbone, model=finetuned, scores=scores)
         show.summary(run)
         return registration

@@ -38,7 +38,7 @@ INPUTS: Mapping[str, Mapping[str, str]] = types.MappingProxyType(
         "deduplicate": {"images": "prepare"},
         "pretrain": {"images": "prepare", "kept": "deduplicate"},
         "finetune": {"images": "prepare", "kept": "deduplicate", "backbone": "pretrain"},
-        "evaluate": {"images": "prepare", "dedup": "deduplicate", "model": "finetune"},
+        "evaluate": {"images": "prepare", "dedup": "deduplicate", "backbone": "pretrain", "model": "finetune"},
         "register": {"dedup": "deduplicate", "pretrain": "pretrain", "model": "finetune", "scores": "evaluate"},
     }
 )

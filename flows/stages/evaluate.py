@@ -1,4 +1,7 @@
-"""Score a model: transfer it to every task with 1,000 examples each, beside the same from random weights."""
+"""Score what was pre-trained: transfer it to every task with 1,000 examples each, beside the same from random weights.
+
+The fine-tuned model is scored on the benchmarks that have its classes, and looked into.
+"""
 
 import dataclasses
 import json
@@ -46,12 +49,13 @@ class EvaluateConfig:
     benchmarks: Mapping[str, BenchmarkConfig]  # by name, those of prepare.benchmarks that are transferred to
 
 
-def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, out: Path) -> Path:
+def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, backbone: Path, model: Path, out: Path) -> Path:
     """Write scores.json, scores.png and looks inside the network; transfers run side by side on the workers.
 
+    Transfers and probes start from the pre-trained `backbone` (paper Sec. 4.1); `model` is what was fine-tuned from it.
     Test images that `dedup` found in the corpus are scored, and left out of a second number, as in BiT's Table 7.
     """
-    inputs = {"images": images, "dedup": dedup, "model": model}
+    inputs = {"images": images, "dedup": dedup, "backbone": backbone, "model": model}
     with (
         scratch.directory(out, "evaluate", config, inputs) as (directory, _),
         output.writing(out, "evaluate", config, inputs) as work,
@@ -60,6 +64,7 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, model: Path, 
         if not suite["tasks"]:
             raise ValueError(f"{images}/tasks/tasks.json names no task to evaluate on")
         subject = Subject(
+            backbone=backbone.resolve(),
             model=model.resolve(),
             tasks=(images / "tasks").resolve(),
             num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},

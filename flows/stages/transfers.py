@@ -43,7 +43,8 @@ class TransfersRefused(TransfersFailed, ValueError):
 class Subject:
     """What is judged, and by which tasks; picklable."""
 
-    model: Path
+    backbone: Path  # which transfers start from
+    model: Path  # fine-tuned, to answer with the head that it has
     tasks: Path
     num_classes: Mapping[str, int]  # by task
     leaked: Mapping[str, frozenset[str]]  # by task: keys of test images that the corpus shows
@@ -152,7 +153,7 @@ def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
         test = Shards(subject.tasks / piece.task, splits=("test",))
         return answered(load(subject.model / output.MODEL).to(device()), test, config.augment.evaluation, leaked)
     network = under_new_head(
-        subject.model / output.MODEL,
+        subject.backbone / output.MODEL,
         resolution=config.resolution,
         num_classes=subject.num_classes[piece.task],
         dropout=0.0,

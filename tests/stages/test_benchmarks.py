@@ -82,9 +82,10 @@ def others(tmp_path: Path, classes: int) -> dict[str, Path]:
     leaked = Shards(tmp_path / "images/tasks/imagenet-v2").keys[0]
     with output.writing(tmp_path / "dedup", "deduplicate", MINI, {}) as work:
         pq.write_table(pa.table({"benchmark": ["imagenet-v2"], "test": [leaked]}), work / "pairs.parquet")
-    with output.writing(tmp_path / "model", "finetune", MINI, {}) as work:
-        native.save(work / output.MODEL, build(tiny_vit(resolution=16, patch_size=8), classes))
-    return {"dedup": tmp_path / "dedup", "model": tmp_path / "model"}
+    for name, stage in (("backbone", "pretrain"), ("model", "finetune")):
+        with output.writing(tmp_path / name, stage, MINI, {}) as work:
+            native.save(work / output.MODEL, build(tiny_vit(resolution=16, patch_size=8), classes))
+    return {name: tmp_path / name for name in ("dedup", "backbone", "model")}
 
 
 def config(**changes: Any) -> EvaluateConfig:
@@ -113,6 +114,12 @@ def test_each_is_scored_by_its_rule(prepared: Path, tmp_path: Path, monkeypatch:
         transfers, "score", lambda subject, piece, memory: (ran.append(piece), real_score(subject, piece, memory))[1]
     )
     given = others(tmp_path, 5)
+    read: dict[str, list[Path]] = {"load": [], "under_new_head": []}
+    for name, files in read.items():
+        real = getattr(transfers, name)
+        monkeypatch.setattr(
+            transfers, name, lambda file, real=real, files=files, **how: (files.append(file), real(file, **how))[1]
+        )
     monkeypatch.setattr(vtab, "answers", lambda model, shards, **_: np.full(len(shards), 2))
     out = evaluate(config(), images=prepared, **given, out=tmp_path / "out")
     scores = json.loads((out / "scores.json").read_text())
@@ -127,6 +134,8 @@ def test_each_is_scored_by_its_rule(prepared: Path, tmp_path: Path, monkeypatch:
     names = [piece.name for piece in ran if piece.task == "cifar10"]
     assert names == ["vtab/cifar10/dev-lr-0.01-steps-3", "vtab/cifar10/dev-lr-0.001-steps-3", "vtab/cifar10"]
     assert sum(piece.as_is for piece in ran) == 3
+    assert {file.parent for file in read["load"]} == {given["model"]}, "the fine-tuned model answers as it is"
+    assert {file.parent for file in read["under_new_head"]} == {given["backbone"]}, "transfers start where it did"
 
 
 def test_as_is_means_the_models_own_answers(prepared: Path, tmp_path: Path) -> None:

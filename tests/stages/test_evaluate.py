@@ -69,7 +69,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         pq.write_table(pa.Table.from_pylist(pairs), work / "pairs.parquet")
     with output.writing(tmp_path / "model", "finetune", Nothing(), {}) as work:
         native.save(work / output.MODEL, build(tiny_vit(resolution=32, patch_size=8), 2))
-    return {name: tmp_path / name for name in ("images", "dedup", "model")}
+    return {name: tmp_path / name for name in ("images", "dedup", "model")} | {"backbone": tmp_path / "model"}
 
 
 def test_scores_carry_the_clean_numbers_of_each_task(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def inputs(directory: Path, wrong: str = "") -> dict[str, Path]:
         pq.write_table(pa.table({"benchmark": pa.array([], pa.string()), "test": []}), work / "pairs.parquet")
     with output.writing(directory / "model", "finetune", Nothing(), {}) as work:
         native.save(work / output.MODEL, build(tiny_vit(resolution=8, patch_size=4), 2))
-    return {name: directory / name for name in ("images", "dedup", "model")}
+    return {name: directory / name for name in ("images", "dedup", "model")} | {"backbone": directory / "model"}
 
 
 def config(sweep: SweepConfig = SWEEP) -> EvaluateConfig:

@@ -56,7 +56,9 @@ def all_pieces() -> list[Piece]:
     ]
 
 
-SUBJECT = Subject(model=Path("model"), tasks=Path("tasks"), num_classes=dict.fromkeys(TASKS, 2), leaked={})
+SUBJECT = Subject(
+    backbone=Path("backbone"), model=Path("model"), tasks=Path("tasks"), num_classes=dict.fromkeys(TASKS, 2), leaked={}
+)
 
 
 def test_what_is_kept_is_not_done_again_and_is_the_same(

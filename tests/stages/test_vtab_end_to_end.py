@@ -129,7 +129,8 @@ def test_19_tasks_from_archives_to_scores(archives: Path, tmp_path: Path, monkey
     mini = load("mini").evaluate
     train = dataclasses.replace(mini.train, steps=2, warmup_steps=0, batch_size=4)
     config = dataclasses.replace(mini, resolution=16, train=train)
-    given = {"images": images, "dedup": tmp_path / "dedup", "model": tmp_path / "model"}
+    models = dict.fromkeys(("backbone", "model"), tmp_path / "model")
+    given = {"images": images, "dedup": tmp_path / "dedup"} | models
     scores = json.loads((evaluate(config, **given, out=tmp_path / "scores") / "scores.json").read_text())
     check(scores, images)
 

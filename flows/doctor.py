@@ -13,11 +13,13 @@ from urllib.parse import urlparse
 
 from rich.table import Table
 
-from flows.adapters import dvc_repo, mlflow_runs
+from flows import stack_databases
+from flows.adapters import dvc_repo, mlflow_runs, postgres
+from flows.environment import POSTGRES, Database
 from flows.stages.config import load, names, root
 from flows.terminal import console
 
-PACKAGES = ("prefect", "torch", "ray", "dvc", "mlflow", "boto3", "fastapi")
+PACKAGES = ("prefect", "torch", "ray", "dvc", "mlflow", "boto3")  # those that are named; all are compared
 NEEDED_GB = 2  # of disk for the embedded pipeline
 COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
@@ -49,7 +51,7 @@ def show(*, as_json: bool) -> int:
 
 def examine() -> list[Finding]:
     """All checks; one that itself fails is a broken finding, never a traceback."""
-    checks = (python, packages, hardware, disk, pipelines, git, dvc, dvc_remote, mlflow, prefect, ray)
+    checks = (python, packages, hardware, disk, pipelines, git, dvc, dvc_remote, mlflow, prefect, database, ray)
     return [_safely(check) for check in checks]
 
 
@@ -58,17 +60,26 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Installed versions against requirements.txt: a stray upgrade is why most servers won't start."""
+    """Installed versions against requirements.txt: a stray upgrade is why most servers won't start, or only half."""
     pinned = dict(line.split("==") for line in (root() / "requirements.txt").read_text().splitlines() if "==" in line)
-    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
+    installed = {name: _version(name) for name in pinned}
     wrong = [
-        f"{name} {version} (pinned {pinned[name]})" for name, version in installed.items() if version != pinned[name]
+        f"{name} {found or 'is missing'} (pinned {pinned[name]})"
+        for name, found in installed.items()
+        if found != pinned[name]
     ]
     if wrong:
-        return Finding(what="packages", state="broken", detail=", ".join(wrong), mend="rm .venv/.done && make setup")
-    return Finding(
-        what="packages", state="ok", detail=", ".join(f"{name} {version}" for name, version in installed.items())
-    )
+        mend = "touch requirements.txt && make setup"
+        return Finding(what="packages", state="broken", detail=", ".join(wrong), mend=mend)
+    shown = ", ".join(f"{name} {installed[name]}" for name in PACKAGES)
+    return Finding(what="packages", state="ok", detail=f"{shown}, and {len(pinned) - len(PACKAGES)} more as pinned")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def hardware() -> Finding:
@@ -140,6 +151,16 @@ def prefect() -> Finding:
     except OSError as error:
         detail = f"PREFECT_API_URL={url} does not answer ({error})"
         return Finding(what="prefect", state="broken", detail=detail, mend="start the server, or unset PREFECT_API_URL")
+
+
+def database() -> Finding:
+    """Which one `vitflow up` would use."""
+    chosen = stack_databases.chosen(Database.AUTO)
+    if chosen is Database.POSTGRESQL:
+        return Finding(what="database", state="ok", detail="PostgreSQL")
+    lacking = postgres.missing(root() / POSTGRES)
+    mend = "install PostgreSQL before the first run, if several people or runs will share it"
+    return Finding(what="database", state="ok", detail=f"SQLite ({lacking or 'as this checkout began'})", mend=mend)
 
 
 def ray() -> Finding:

@@ -50,14 +50,13 @@ def train(  # noqa: PLR0913  what goes in and what comes out, each by itself, is
         Average(plain, config.average),
         make_objective(plain, config),
     )
-    numbers = (
-        dict(state.numbers) if state else {}
-    )  # best: the highest validation score, best_step; loss: the last one logged
+    remembered = state.numbers if state else {}
+    numbers = {name: remembered[name] for name in ("best", "best_step") if name in remembered}  # of the validations
     if state:
         restore(plain, optimizer, average, state)
     done, size = state.step if state else 0, micro_batch(config.batch_size, world_size())
     flops, peak = training_flops(plain), peak_flops(device(), config.precision)
-    meter = Meter(config, flops=flops, peak=peak, previous=numbers.get("loss"))
+    meter = Meter(config, flops=flops, peak=peak, remembered=remembered)
     stream = batches(done)
     model.train()
     for step in range(done, config.steps):

@@ -1,7 +1,7 @@
 """What a training run says about itself: kept on the device step by step, read only when somebody wants to know."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vit.training.config import TrainConfig
 from vit.training.distributed import device, mean_over_ranks, world_size
+
+UNREAD = "unread"  # prefix of what a checkpoint between two readings remembers: unread/STEP/NAME
 
 
 class Diverged(FloatingPointError):
@@ -23,15 +25,18 @@ class Meter:
     """Means of what updates return since the last `read`, speed, memory and model FLOP utilisation.
 
     `flops` is what a training step on one image costs, `peak` what one device can do in a second; MFU is left out if
-    the former is None. `previous` is the mean loss of the interval before, for recognising spikes after a resume.
+    the former is None. `remembered` is what `memory` gave when the state was saved that is gone on from.
     """
 
-    def __init__(self, config: TrainConfig, *, flops: float | None, peak: float, previous: float | None) -> None:
-        self.previous = previous
+    def __init__(
+        self, config: TrainConfig, *, flops: float | None, peak: float, remembered: Mapping[str, float]
+    ) -> None:
+        self.previous = remembered.get("loss")  # mean of the interval before, for recognising spikes
         self._config, self._flops, self._peak = config, flops, peak
         self._values: dict[str, list[Tensor]] = {}
         self._steps: list[int] = []
         self._checked = 0
+        self._recall(remembered)
         self._clock = time.perf_counter()
 
     def add(self, step: int, values: dict[str, Tensor]) -> None:
@@ -65,8 +70,27 @@ class Meter:
         return {f"train/{name}": value for name, value in found.items()} | self._speeds(speed)
 
     def memory(self) -> dict[str, float]:
-        """What a resumed run must know to judge the next loss as this one would."""
-        return {} if self.previous is None else {"loss": self.previous}
+        """What a resumed run must know to judge the next loss, and to give the same means, as this one would.
+
+        Call it on every rank, after `check`.
+        """
+        found = {} if self.previous is None else {"loss": self.previous}
+        if self._steps:
+            names = list(self._values)
+            means = mean_over_ranks(torch.stack([torch.stack(self._values[name]) for name in names]).double())
+            for name, values in zip(names, _numbers(means), strict=True):
+                steps = zip(self._steps, values, strict=True)
+                found |= {f"{UNREAD}/{step:09d}/{name}": value for step, value in steps}
+        return found
+
+    def _recall(self, remembered: Mapping[str, float]) -> None:
+        for key in sorted(remembered):
+            kind, _, rest = key.partition("/")
+            if kind == UNREAD:
+                step, _, name = rest.partition("/")
+                self._values.setdefault(name, []).append(torch.tensor(remembered[key], device=device()))
+                self._steps = sorted({*self._steps, int(step)})
+        self._checked = len(self._steps)
 
     def _speeds(self, speed: float) -> dict[str, float]:
         each = speed / world_size()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +281,17 @@ def test_sigterm_saves_and_ends_and_the_next_sitting_goes_on(shards: Shards, tmp
     fit(again, shards, config, checkpoints=checkpoints, report=lambda *_: None)
     for name, tensor in whole["model"].state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_stop_between_two_reports_changes_neither(shards: Shards, tmp_path: Path) -> None:
+    """The checkpoint remembers what was not reported yet, so the metric log of a resumed run is that of a whole one."""
+    whole = fitted(shards, tmp_path / "whole", math.inf, log_every=6)
+    directory = tmp_path / "parts" / "checkpoints"
+    fitted(shards, tmp_path / "parts", math.inf, log_every=6)
+    shutil.rmtree(directory / "step-00000006")
+    again = fitted(shards, tmp_path / "parts", math.inf, log_every=6)
+    for name in ("train/loss", "train/grad_norm", "train/top1"):
+        assert again["reports"][6][name] == whole["reports"][6][name], name
 
 
 def test_the_best_validated_weights_are_the_result(shards: Shards, tmp_path: Path) -> None:

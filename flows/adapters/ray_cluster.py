@@ -16,11 +16,13 @@ from typing import TypeVar
 
 # Read by Ray when it is imported, so set first. The poll of 2 s would delay start and end of short runs.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # a rank that hangs never answers
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 logger = logging.getLogger("vitflow.ray")
 MAX_FAILURES = 3  # times that the same work is tried again
+HANG_SECONDS = 600.0  # after which a worker that says nothing, or keeps the others waiting, counts as lost
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -68,6 +70,18 @@ def gpu_share() -> float:
     return share
 
 
+def hang_seconds() -> float:
+    """VITFLOW_HANG_SECONDS, else HANG_SECONDS; longer than any step, or a healthy worker is taken for lost."""
+    text = os.environ.get("VITFLOW_HANG_SECONDS", str(HANG_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < float("inf"):
+        raise ValueError(f"VITFLOW_HANG_SECONDS is {text!r}, but must be a number of seconds of at least 1")
+    return seconds
+
+
 def num_tasks() -> int:
     """How many items map_unordered has under way at a time."""
     return int(num_workers() / gpu_share())
@@ -82,6 +96,7 @@ def start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # nobody takes the node away from under its own driver
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds())
     cpus = None if address else max(os.cpu_count() or 1, num_workers())
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
     try:

@@ -12,6 +12,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vit.training import preemption
+
 FETCH_EVERY = 0.3  # seconds
 
 Report = Callable[[int, dict[str, float]], None]
@@ -23,7 +25,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.messages: list[Any] = []
         self.error: Exception | None = None
-        self.stopping = False
+        self.stopping, self.ending, self.ended = False, False, False
 
     def post(self, message: Any) -> None:
         self.messages.append(message)
@@ -39,7 +41,21 @@ class Mailbox:
         self.stopping = stopping
 
     def is_stopping(self) -> bool:
-        return self.stopping
+        return self.stopping or self.ending
+
+    def ask_to_end(self) -> None:
+        """The workers are to save their state and not to be started again."""
+        self.ending = True
+
+    def is_ending(self) -> bool:
+        return self.ending
+
+    def end_early(self) -> None:
+        """The workers have saved a state that is not the last one."""
+        self.ended = True
+
+    def has_ended_early(self) -> bool:
+        return self.ended
 
     def fetch(self) -> list[Any]:
         messages, self.messages = self.messages, []
@@ -69,11 +85,14 @@ def failure(mailbox: Any) -> Exception | None:
 
 
 def deliver(mailbox: Any, report: Report, finished: threading.Event) -> None:
-    """Hand on what the workers send, until all is delivered after the end."""
-    last = False
+    """Hand on what the workers send, until all is delivered after the end; and to them, that this process is to end."""
+    last, told = False, False
     while not last:
         last = finished.wait(FETCH_EVERY)
         try:
+            if preemption.is_requested(at_log=True) and not told:
+                told = True
+                mailbox.ask_to_end.remote()
             messages = ray.get(mailbox.fetch.remote())
         except RayError:
             return  # the cluster is gone; the driver's own call says so

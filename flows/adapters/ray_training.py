@@ -19,6 +19,7 @@ from typing import Any
 
 from flows.adapters import ray_cluster
 from flows.adapters.ray_cluster import MAX_FAILURES, WorkersFailed
+from vit.training import preemption
 
 logger = logging.getLogger("vitflow.ray")
 RESIZE_SECONDS = 60.0  # between two looks for more or fewer nodes, while all is well
@@ -34,7 +35,8 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report, f
     `worker` is a module-level function and `job` picklable. Reports of the workers arrive at `report` here, as do
     their log records at the loggers here. `name` is the run's fingerprint; Ray keeps nothing between two calls,
     because the worker's own checkpoints decide what is done (docs/adr/0003). Raises what `fits` or the worker raised
-    if that is a ValueError or FloatingPointError, else WorkersFailed.
+    if that is a ValueError or FloatingPointError, Preempted once the workers have saved after SIGTERM, else
+    WorkersFailed.
     """
     fewest, most = ray_cluster.worker_range()
     if most == 0:
@@ -58,7 +60,8 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report, f
     reader = threading.Thread(target=lambda: context.run(deliver), daemon=True, name="mailbox")
     reader.start()
     try:
-        _while_it_gets_further(lambda: _fit(worker, job, mailbox, counts, (name, storage)), lambda: furthest)
+        with preemption.listening():
+            _while_it_gets_further(lambda: _fit(worker, job, mailbox, counts, (name, storage)), lambda: furthest)
     finally:
         finished.set()
         reader.join()
@@ -94,6 +97,7 @@ def possible_counts(fewest: int, most: int, fits: Fits) -> tuple[int, ...]:
 def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tuple[str, Path]) -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
 
     from flows.adapters import ray_mailbox
     from flows.adapters.ray_elastic import ElasticTrainer, LeanTrainer
@@ -104,6 +108,7 @@ def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tup
     fitting = trainer(
         _entry,
         train_loop_config={"worker": worker, "job": job, "mailbox": mailbox},
+        torch_config=TorchConfig(timeout_s=int(ray_cluster.hang_seconds())),
         scaling_config=ScalingConfig(
             num_workers=(counts[0], counts[-1]) if many else counts[0],
             use_gpu=gpu,
@@ -124,6 +129,8 @@ def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tup
     failure = ray_mailbox.failure(mailbox)
     if failure is not None:
         raise failure
+    if ray.get(mailbox.has_ended_early.remote()):
+        raise preemption.Preempted("training was asked to end; its state is saved")
 
 
 def _entry(config: dict[str, Any]) -> None:
@@ -135,11 +142,10 @@ def _entry(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from flows.adapters import ray_mailbox
-    from vit.training.preemption import Preempted
 
     mailbox = config["mailbox"]
-    if ray_mailbox.failure(mailbox) is not None:
-        return  # a restart cannot cure it
+    if ray_mailbox.failure(mailbox) is not None or ray.get(mailbox.has_ended_early.remote()):
+        return  # a restart cannot cure it, or is not wanted
     if torch.cuda.is_available():
         torch.cuda.set_device(get_device())
     logging.getLogger("vitflow").addHandler(ray_mailbox.Forward(mailbox))
@@ -158,7 +164,10 @@ def _entry(config: dict[str, Any]) -> None:
     except (ValueError, FloatingPointError) as error:
         ray.get(mailbox.fail.remote(type(error)(str(error))))
         raise
-    except Preempted as error:
+    except preemption.Preempted as error:
+        if ray.get(mailbox.is_ending.remote()):
+            ray.get(mailbox.end_early.remote())
+            return
         # As for a worker whose node was taken away: Ray starts the workers anew, and counts no failure.
         raise RayActorError(error_msg=str(error), preempted=True) from None
 
@@ -167,8 +176,6 @@ def _watch(mailbox: Any) -> None:
     """Ask the training to save and stop once Ray says that a node will be taken away, or the driver that nodes came."""
     import ray
     from ray.train import get_preemption_info
-
-    from vit.training import preemption
 
     every = float(os.environ.get("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "5"))  # Ray itself looks as often
     while True:

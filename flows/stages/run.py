@@ -10,16 +10,23 @@ import fcntl
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.adapters import dvc_repo
+from flows.adapters.mlflow_store import check_name
 from flows.stages import arrivals, output
 from flows.stages.config import INPUTS, STAGES, ConfigError, Pipeline, load, root
 from flows.stages.prepare import PrepareConfig
 
 logger = logging.getLogger("vitflow.run")
+# What a stage writes before it is renamed, the output that it replaces, checkpoints that are being deleted.
+LEFTOVERS = (
+    *(f".{{stage}}{which}.{what}-*" for which in ("", "@*") for what in ("writing", "old")),
+    ".scratch/.{stage}-*.done-*",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +44,10 @@ class Run:
     def of(cls, pipeline: str, overrides: tuple[str, ...] = ()) -> "Run":
         """Load and check; raises ConfigError."""
         plain = load(pipeline)
-        if "@" in pipeline or "/" in pipeline:
-            raise ConfigError(
-                f"pipeline name {pipeline!r} must not contain @ or /: they separate names in DVC and in paths"
-            )
+        try:
+            check_name(pipeline, "pipeline name")  # it is a directory, and a part of DVC's names
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return cls(pipeline, tuple(overrides), load(pipeline, overrides), plain, root())
 
     def section(self, stage: str) -> Any:
@@ -96,7 +103,10 @@ class Run:
 
     @contextlib.contextmanager
     def only_one(self, stage: str) -> Iterator[None]:
-        """Wait while another process on this machine works on the same stage of the same pipeline."""
+        """Wait while another process on this machine works on the same stage of the same pipeline.
+
+        What a killed one has left half-written is removed: nobody can be writing it any more.
+        """
         directory = self.root / "runs" / self.pipeline
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / f".{stage}.lock").open("w") as file:
@@ -105,6 +115,8 @@ class Run:
             except BlockingIOError:
                 logger.warning("another process runs %s of %s; waiting for it", stage, self.pipeline)
                 fcntl.flock(file, fcntl.LOCK_EX)
+            for leftover in (path for pattern in LEFTOVERS for path in directory.glob(pattern.format(stage=stage))):
+                shutil.rmtree(leftover, ignore_errors=True)
             yield
 
 

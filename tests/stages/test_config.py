@@ -106,6 +106,29 @@ def test_only_what_follows_an_override_leaves_the_tracked_directories() -> None:
     assert same.is_tracked("register")
 
 
+@pytest.mark.parametrize("name", ["..", "../outside", ".hidden", "a@b", "a/b"])
+def test_a_pipeline_is_named_like_a_directory_inside_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = yaml.safe_load((ROOT / "pipelines.yaml").read_text())
+    (tmp_path / "pipelines.yaml").write_text(yaml.safe_dump({"pipelines": {name: document["pipelines"]["mini"]}}))
+    monkeypatch.setenv("VITFLOW_ROOT", str(tmp_path))
+    with pytest.raises(ConfigError, match="pipeline name"):
+        Run.of(name)
+
+
+def test_what_a_killed_stage_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited(tmp_path, monkeypatch)
+    run, runs = Run.of("mini"), tmp_path / "runs" / "mini"
+    left = (".pretrain.writing-1", ".pretrain@0123.writing-2", ".pretrain.old-3", ".scratch/.pretrain-0123.done-4")
+    others = (".prepare.writing-1", ".scratch/pretrain-0123", "pretrain")
+    for name in (*left, *others):
+        (runs / name / "inside").mkdir(parents=True)
+    with run.only_one("pretrain"):
+        assert not [name for name in left if (runs / name).exists()]
+    assert all((runs / name).exists() for name in others)
+
+
 def test_flatten_gives_the_names_that_overrides_use() -> None:
     @dataclasses.dataclass
     class Inner:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -11,12 +12,13 @@ from typing import Any, BinaryIO, TypeVar
 
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError, FlexibleChecksumError, IncompleteReadError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, IncompleteReadError
 
 from flows.adapters.s3_requests import Patience, client, retrying
 from vit.data.store import StoreUnavailable
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 CHUNK = 1_000_000  # bytes in memory while a whole object is fetched
 PART = 64_000_000  # bytes above which an object is put in parts; they grow if 10,000 do not suffice
 DIGEST = "sha256"  # our metadata on what we put
@@ -134,6 +136,20 @@ class Bucket:
         if not self._holds(key, sha256, size):
             raise StoreUnavailable(
                 f"{self.uri(key)} is not what was just put from {path}; does something else write it?"
+            )
+        if size > PART:
+            self._drop_parts(key)
+
+    def _drop_parts(self, key: str) -> None:
+        """Abort what killed processes began to put there in parts: nobody sees it, and it is paid for."""
+        s3 = client(self.patience)
+        try:
+            begun = s3.list_multipart_uploads(Bucket=self.name, Prefix=key).get("Uploads", [])
+            for upload in (one for one in begun if one["Key"] == key):
+                s3.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload["UploadId"])
+        except (ClientError, BotoCoreError) as error:
+            log.warning(
+                "parts of an earlier upload of %s may be left, and could not be removed (%s)", self.uri(key), error
             )
 
     def remove(self, key: str) -> None:

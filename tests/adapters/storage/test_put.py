@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import boto3
 import pytest
 
-from flows.adapters import storage
+from flows.adapters import s3_objects, storage
 from flows.adapters.s3_objects import Bucket
 from flows.adapters.s3_store import S3Store
 from tests.s3.proxy import FaultProxy, Plan
@@ -126,3 +127,17 @@ def test_put_wants_a_file_and_an_object(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="names a bucket, but no object"):
         storage.put(tmp_path / "file", f"s3://{bucket}")
+
+
+def test_parts_that_a_killed_process_left_are_removed(
+    bucket: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = boto3.client("s3")
+    for key in ("large.bin", "large.bin.other"):
+        begun = s3.create_multipart_upload(Bucket=bucket, Key=key)
+        s3.upload_part(Bucket=bucket, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"half")
+    monkeypatch.setattr(s3_objects, "PART", 5 * 2**20)
+    (tmp_path / "large.bin").write_bytes(bytes(6 * 2**20))
+    storage.put(tmp_path / "large.bin", f"s3://{bucket}/large.bin")
+    left = s3.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["large.bin.other"]

@@ -32,7 +32,11 @@ class FinetuneConfig:
 
 
 def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path, out: Path) -> Path:
-    """Train on the workers from `backbone`; goes on from its own checkpoints after any interruption."""
+    """Train on the workers from `backbone`; goes on from its own checkpoints after any interruption.
+
+    Raises IncompleteInput if a file of `kept` was changed.
+    """
+    output.verify(kept)
     inputs = {"images": images, "kept": kept, "backbone": backbone}
     own = (images / "downstream").is_dir()  # images of its own
     with (

@@ -45,7 +45,11 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, *, images: Path, kept: Path, out: Path) -> Path:
-    """Train on the workers; goes on from its own checkpoints after any interruption."""
+    """Train on the workers; goes on from its own checkpoints after any interruption.
+
+    Raises IncompleteInput if a file of `kept` was changed.
+    """
+    output.verify(kept)
     inputs = {"images": images, "kept": kept}
     with (
         scratch.directory(out, "pretrain", config, inputs) as (directory, fingerprint),

@@ -49,12 +49,12 @@ class Decoded(Shards):
         super().__init__(directory, splits=splits)
         self.memory = memory
 
-    def content(self, row: int) -> bytes | Pixels:
+    def content(self, row: int, *, verify: bool | None = None) -> bytes | Pixels:
         place = self.place(row)
         kept = self.memory.get(place)
         if kept is not None:
             return kept
-        pixels = decode(self.read(row))
+        pixels = decode(self.read(row, verify=verify))
         pixels.flags.writeable = False
         self.memory.put(place, pixels)
         return pixels

@@ -8,7 +8,7 @@ several, `KEY.json` (`{"labels": [...]}`), so webdataset, timm and Ray Data read
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,8 @@ class Shards:
         missing = sorted(set(self.shard_names) - _existing(self.store)) if self.shard_names else []
         if missing:
             raise BadShard(f"{self.store.uri}/{missing[0]} is missing, but the index names it")
+        if isinstance(self.store, LocalStore):
+            _check_sizes(self.store, {name: manifest["shards"].get(name) for name in self.shard_names})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -180,9 +182,9 @@ class Shards:
             )
         return data
 
-    def content(self, row: int) -> bytes | Pixels:
+    def content(self, row: int, *, verify: bool | None = None) -> bytes | Pixels:
         """What views are made from: the encoded image, or its pixels, uint8 [H, W, 3], where those are at hand."""
-        return self.read(row)
+        return self.read(row, verify=verify)
 
     def place(self, row: int) -> tuple[str, int]:
         """Shard and offset of a row's image."""
@@ -226,6 +228,17 @@ def _existing(store: Store) -> set[str]:
         return set(store.names(".tar"))
     except FileNotFoundError:
         return set()
+
+
+def _check_sizes(store: LocalStore, written: Mapping[str, Any]) -> None:
+    """Raises BadShard for a shard that is not as long as its manifest says, as far as that says anything."""
+    for name, shard in written.items():
+        size = store.size(name)
+        if shard is not None and size != shard["bytes"]:
+            raise BadShard(
+                f"{store.uri}/{name} has {size} bytes, but {MANIFEST} says {shard['bytes']}: it is truncated, or not "
+                "the one that the index describes; restore it, or prepare the images again"
+            )
 
 
 def shard_store(home: Store, open_store: Callable[[str], Store] | None) -> Store:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from vit.data.augment import AugmentConfig
 from vit.data.loader import evaluation_batches, to_input, training_batches, worker_count
 from vit.data.mixing import MixConfig
 from vit.data.order import Order, OrderConfig, batch
-from vit.data.shards import Example, Shards, UnreadableImage, encode_png, png_example, write
+from vit.data.shards import BadShard, Example, Shards, UnreadableImage, encode_png, png_example, write
 
 torch.set_num_threads(1)
 SIZE, BATCH = 22, 8
@@ -228,3 +229,15 @@ def test_bad_environment_is_refused(shards: Shards, name: str, value: str, monke
 def test_one_thread_beside_a_network_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VITFLOW_LOADER_WORKERS", raising=False)
     assert worker_count() == (1 if not torch.cuda.is_available() else worker_count())
+
+
+def test_a_flipped_bit_never_reaches_the_network(shards: Shards, tmp_path: Path) -> None:
+    """An image that is shown for the first time is compared with its digest; how it decodes does not matter."""
+    shutil.copytree(Path(shards.uri), tmp_path / "damaged")
+    damaged = Shards(tmp_path / "damaged")
+    shard, offset = damaged.place(3)
+    data = bytearray((tmp_path / "damaged" / shard).read_bytes())
+    data[offset + 100] ^= 1
+    (tmp_path / "damaged" / shard).write_bytes(data)
+    with pytest.raises(BadShard, match=rf"{shard}: image key-3 is damaged"):
+        take(damaged, RANDOM, range(SIZE // BATCH + 1))

@@ -86,9 +86,14 @@ def test_bad_examples_are_refused(tmp_path: Path, examples: list[Example], sente
 
 def test_a_truncated_shard_is_named(corpus: Path) -> None:
     shard = corpus / "corpus-00000.tar"
+    open_before = Shards(corpus)
     shard.write_bytes(shard.read_bytes()[:600])
+    with pytest.raises(
+        BadShard, match=r"corpus-00000\.tar has 600 bytes, but manifest\.json says \d+: it is truncated"
+    ):
+        Shards(corpus)
     with pytest.raises(BadShard, match=r"corpus-00000\.tar ends before image image-0"):
-        Shards(corpus).read(0)
+        open_before.read(0)
 
 
 def test_a_missing_shard_or_manifest_is_named(corpus: Path) -> None:

@@ -10,10 +10,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # A process for each core, up to eight: each of them imports torch.
 SIDE_BY_SIDE := -n logical --maxprocesses 8
 SLOW := slow
+ROWS := all
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-slow check format deps bench bench-data bench-dedup bench-evaluate bench-models \
-  bench-train up pins clean
+  bench-train faults soak up pins clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -81,6 +82,14 @@ bench-models: setup-dev ## training steps and inference beside timm's and Huggin
 
 bench-dedup: setup-dev ## finding edited copies beside pdqhash, imagehash and imagededup: recall, false pairs, speed
 	python -m benchmarks.dedup
+
+faults: setup-dev ## break things on purpose: the rows of docs/reliability.md, within an hour on two cores; ROWS=1,4-8 takes some
+	vitflow faults run $(ROWS)
+	vitflow faults table
+
+N := 20
+soak: setup-dev ## N small pipelines in a row, each with a random fault; nothing may be left over or grow
+	vitflow faults soak --times $(N)
 
 up: setup ## Prefect and MLflow with their UIs and a runner; Ctrl-C stops them
 	@vitflow up

@@ -13,7 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import analysis_cli, bench_cli, data_cli, dedup_cli, predict_cli, registry_cli, report_cli, zoo
+from flows import (
+    analysis_cli,
+    bench_cli,
+    data_cli,
+    dedup_cli,
+    faults_cli,
+    predict_cli,
+    registry_cli,
+    report_cli,
+    zoo,
+)
 from flows.environment import Database, apply_defaults, end_orphaned_servers
 
 FAILED, MISUSED, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
@@ -25,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data_cli.data, name="data")
 app.add_typer(bench_cli.bench, name="bench")
+app.add_typer(faults_cli.faults, name="faults")
 app.add_typer(registry_cli.models, name="models")
 app.add_typer(zoo.weights, name="weights")
 app.command()(dedup_cli.dedup)

@@ -1,0 +1,42 @@
+"""`python -m tests.faults run LIST`: what `vitflow faults` calls. Exit code 1 if a fault was not survived."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.faults import page, runner, soak
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="vitflow faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("rows")
+    run.add_argument("--times", type=int)
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--out", type=Path, default=runner.RESULTS)
+    run.add_argument("--bed", type=Path, help="a directory that is kept, for the next call")
+    table = commands.add_parser("table")
+    table.add_argument("--results", type=Path, default=runner.RESULTS)
+    soaking = commands.add_parser("soak")
+    soaking.add_argument("--times", type=int, default=20)
+    soaking.add_argument("--seed", type=int, default=0)
+    soaking.add_argument("--bed", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "soak":
+        return soak.soak(arguments.times, arguments.seed, arguments.bed)
+    if arguments.command == "table":
+        page.write_page(arguments.results)
+        return 0
+    try:
+        rows = runner.chosen(arguments.rows)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results = runner.run(rows, times=arguments.times, seed=arguments.seed, out=arguments.out, kept=arguments.bed)
+    runner.show(results)
+    return int(any(result.failures for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Faults that a process does to itself: for a forked child, or, through sitecustomize.py, any Python process of a run.
+
+Nothing but the standard library, as every process of the run imports this when it starts.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def at_byte(offset: int) -> None:
+    """Die in the write that would make any file longer than `offset` bytes, whatever code writes it."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it, and would raise instead
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (offset, offset))
+
+
+def at_call(number: int, part: str) -> None:
+    """Die right before the `number`-th of Python's calls that name a path with `part`: open, mkdir, rename, remove."""
+    left = number
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event.startswith(("open", "os.", "shutil.")) and part in "".join(str(one) for one in arguments[:2]):
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def of_hunger(module: str, seconds: float, megabytes: int) -> None:
+    """So long after a module was imported, no more memory than these megabytes on top: what is beyond is refused."""
+
+    def starve() -> None:
+        while module not in sys.modules:
+            time.sleep(0.1)
+        time.sleep(seconds)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
+
+    threading.Thread(target=starve, daemon=True).start()
+
+
+def as_asked(text: str, command_line: list[str]) -> None:
+    """What `text` says (see faults.inside), if this is the process that is meant."""
+    asked = json.loads(text)
+    if asked["who"] in " ".join(command_line):
+        {"at_byte": at_byte, "at_call": at_call, "of_hunger": of_hunger}[asked["how"]](*asked["arguments"])

@@ -1,0 +1,246 @@
+"""Rows about processes that are killed, asked to end, stopped, or too many."""
+
+import contextlib
+import json
+import signal
+import time
+
+import psutil
+import yaml
+
+from tests.checkout import run
+from tests.faults import bed as beds
+from tests.faults import faults
+from tests.faults.bed import FLOW, LOG_EVERY, PRETRAIN, SAVE_EVERY, STEPS, Bed, Running, alive, started
+from tests.faults.row import Draw, Row, Trial
+
+GRACE = 30  # seconds that a scheduler gives
+TWO = {"VITFLOW_WORKERS": "2"}
+ALONE = {"VITFLOW_WORKERS": "0"}
+HANG = 15  # seconds without an answer
+STARTING = 8  # seconds of work until a stage's process trains: imports
+
+
+def resumed(where: Bed, workers: str, command: tuple[str, ...] = PRETRAIN) -> None:
+    """The same again, to the end: what an undisturbed run makes, bit for bit, and nothing half-written."""
+    with started(where.checkout, *command, VITFLOW_WORKERS=workers) as again:
+        finish(again)
+    beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed(workers))
+    assert not beds.litter(where.checkout)
+
+
+def finish(training: Running) -> None:
+    """To the end of pre-training; of a flow, which would go on, no further."""
+    if training.process.args[-len(FLOW) :] != FLOW and "repro" not in training.process.args:
+        assert training.end() == 0, training.text()[-2000:]
+        return
+    out = training.checkout / "runs/smoke/pretrain/config.json"
+    training.wait(out.is_file)
+    training.process.terminate()
+    training.end(120)
+
+
+def cost(done: int, kept: int) -> int:
+    """Steps that are done again. A report may lag behind by as many steps as lie between two."""
+    assert done - kept <= SAVE_EVERY + LOG_EVERY, f"{done} steps were done, {kept} were kept"
+    return max(0, done - kept)
+
+
+def killed_worker(where: Bed, draw: Draw) -> Trial:
+    where.undisturbed("2")
+    with started(where.checkout, *PRETRAIN, **TWO) as training:
+        training.reach(draw.source.randrange(LOG_EVERY, STEPS - SAVE_EVERY))
+        workers = training.member("RayTrainWorker")
+        assert len(workers) == 2, [beds.words(one) for one in workers]
+        faults.kill(draw.source.choice(workers))
+        start, done, kept = time.monotonic(), beds.reported(where.checkout), beds.saved(where.checkout)
+        finish(training)
+        seconds = time.monotonic() - start
+    beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed("2"))
+    assert not beds.litter(where.checkout)
+    return Trial(redone=cost(done, kept), seconds=seconds)
+
+
+def killed_driver(where: Bed, draw: Draw) -> Trial:
+    """Of the stage's own door, of the flow, of DVC, or Ray's controller."""
+    kind = draw.of("flow", "stage", "dvc", "controller")
+    where.undisturbed("2")
+    dvc = ("dvc", "repro", "-s", "-f", "pretrain@smoke")
+    command = {"flow": FLOW, "dvc": dvc}.get(kind, PRETRAIN)
+    with started(where.checkout, *command, **TWO) as training:
+        training.reach(draw.source.randrange(SAVE_EVERY, STEPS - SAVE_EVERY))
+        family = training.family()
+        killed = training.member("TrainController")[:1] if kind == "controller" else family[:1]
+        assert killed
+        faults.kill(killed[0])
+        start, done, kept = time.monotonic(), beds.reported(where.checkout), beds.saved(where.checkout)
+        if kind == "controller":
+            with contextlib.suppress(psutil.TimeoutExpired):
+                training.head.wait(60)
+        left = alive([one for one in family if not beds.waits_for_nothing(one)], 10 if kind != "controller" else 60)
+        if kind == "controller" and training.process.poll() == 0:
+            beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed("2"))
+            return Trial(redone=cost(done, kept), seconds=time.monotonic() - start)
+        assert not left, f"{kind}: still there: {left}"
+    resumed(where, "2", command)
+    return Trial(redone=cost(done, kept), seconds=time.monotonic() - start)
+
+
+def asked_to_end(where: Bed, draw: Draw) -> Trial:
+    workers = draw.of("0", "2")
+    where.undisturbed(workers)
+    with started(where.checkout, *PRETRAIN, VITFLOW_WORKERS=workers) as training:
+        training.reach(draw.source.randrange(LOG_EVERY, STEPS - SAVE_EVERY))
+        start = time.monotonic()
+        training.process.send_signal(signal.SIGTERM)
+        code = training.end(GRACE)
+        seconds = time.monotonic() - start
+        assert code == 143, f"exit code {code}: {training.text()[-1500:]}"
+        done, kept = beds.reported(where.checkout), beds.saved(where.checkout)
+        assert kept >= done, f"{workers} workers: step {done} was reported, but {kept} is saved"
+    resumed(where, workers)
+    return Trial(redone=0, seconds=seconds)
+
+
+def hanging_rank(where: Bed, draw: Draw) -> Trial:
+    where.undisturbed("2")
+    with started(where.checkout, *PRETRAIN, **TWO, VITFLOW_HANG_SECONDS=str(HANG)) as training:
+        training.reach(draw.source.randrange(SAVE_EVERY, STEPS - SAVE_EVERY))
+        stopped = draw.source.choice(training.member("RayTrainWorker"))
+        faults.hang(stopped)
+        start, done, kept = time.monotonic(), beds.reported(where.checkout), beds.saved(where.checkout)
+        with contextlib.suppress(psutil.Error):
+            stopped.wait(HANG + 30)
+        noticed = time.monotonic() - start
+        finish(training)
+        seconds = time.monotonic() - start
+    assert noticed < HANG + 30, "nobody noticed"
+    beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed("2"))
+    return Trial(redone=cost(done, kept), seconds=seconds)
+
+
+def out_of_memory(where: Bed, draw: Draw) -> Trial:
+    """Refused memory: a sentence with the bytes that were asked for. With more of it the run goes on."""
+    env = faults.inside(where.checkout, "flows.stages", "of_hunger", "vit.training.loop", draw.source.uniform(0, 3), 2)
+    start = time.monotonic()
+    with started(where.checkout, *PRETRAIN, **ALONE, **env) as training:
+        code, text = training.end(), training.text()
+    assert code != 0 and ("memory" in text.lower() or "allocate" in text.lower()), f"{code}: {text[-1500:]}"
+    assert not beds.litter(where.checkout) and not (where.checkout / "runs/smoke/pretrain").exists()
+    resumed(where, "0")
+    return Trial(redone=0, seconds=time.monotonic() - start)
+
+
+def pretraining(running: Running) -> list[psutil.Process]:
+    """The stage's processes of a running `dvc repro`."""
+    return [one for one in running.family() if beds.words(one)[2:4] == ["flows.stages", "pretrain"]]
+
+
+def side_by_side(orphan: psutil.Process, second: Running) -> int:
+    """How many trained at once while the second ran; AssertionError if the orphan lives for 5 s."""
+    most, start = 0, time.monotonic()
+    while second.process.poll() is None:
+        lives = orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE
+        assert not lives or time.monotonic() - start < 5, "the orphan lives on"
+        training = [one for one in pretraining(second) if one.cpu_times().user > STARTING]
+        most = max(most, lives + len(training))
+        time.sleep(0.2)
+    return most
+
+
+def killed_dvc(where: Bed, draw: Draw) -> Trial:
+    """DVC leaves its stage behind; ours notices and ends, so that no two ever write side by side."""
+    number = signal.SIGTERM if draw.of("TERM", "KILL") == "TERM" else signal.SIGKILL
+    where.undisturbed("0")
+    dvc = ("dvc", "--wait-for-lock", "repro", "-s", "-f", "pretrain@smoke")
+    with started(where.checkout, *dvc, **ALONE) as first:
+        first.reach(draw.source.randrange(SAVE_EVERY, STEPS - 2 * SAVE_EVERY))
+        family = first.family()
+        orphans = pretraining(first)
+        assert len(orphans) == 1, [beds.words(one) for one in family]
+        first.process.send_signal(number)
+        first.end(10)  # or its process id would still be somebody's
+        start, done, kept = time.monotonic(), beds.reported(where.checkout), beds.saved(where.checkout)
+        with started(where.checkout, *dvc, **ALONE) as second:
+            together = side_by_side(orphans[0], second)
+            assert second.end() == 0, second.text()[-2000:]
+            seconds = time.monotonic() - start
+        assert together <= 1, "two trained side by side"
+    beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed("0"))
+    return Trial(redone=cost(done, kept), seconds=seconds)
+
+
+def eight_at_once(where: Bed, draw: Draw) -> Trial:
+    """Four through DVC, four through the stage's door that shares its locks; all want the same stale stage."""
+    checkout = where.copy(where.checkout)
+    for path in ("deduplicate", "prepare"):
+        faults.remove(checkout / "runs/smoke" / path, draw.source)
+    faults.remove(checkout / ".dvc/cache", draw.source)
+    repro = ("dvc", "--wait-for-lock", "repro", "deduplicate@smoke")
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        all_of_them = [stack.enter_context(started(checkout, *repro, **ALONE)) for _ in range(8)]
+        for one in all_of_them:
+            assert one.end(600) == 0, one.text()[-2000:]
+    lock = yaml.safe_load((checkout / "dvc.lock").read_text())
+    assert set(lock["stages"]) >= {"prepare@smoke", "deduplicate@smoke"}
+    status = json.loads(run(checkout, "dvc", "status", "--json", "deduplicate@smoke").stdout)
+    assert status == {}, status
+    return Trial(seconds=time.monotonic() - start)
+
+
+ROWS = [
+    Row(
+        number=1,
+        fault="SIGKILL to one of two Ray workers at a random step: the run ends by itself with the bits of an "
+        "undisturbed one, weights and metric log; at most one checkpoint interval is redone",
+        times=6,
+        attempt=killed_worker,
+        fewer="6 of 20: each takes half a minute",
+        brief=1,
+    ),
+    Row(
+        number=2,
+        fault="SIGKILL to the driver (stage, flow or `dvc repro`) or Ray's controller: nothing is left running after "
+        "10 s, the next start resumes, same bits",
+        times=4,
+        attempt=killed_driver,
+        fewer="1 of 5 each: each takes most of a minute",
+        left_out="Prefect's worker: see row 22",
+    ),
+    Row(
+        number=3,
+        fault="SIGTERM to a training in this process or on two workers: its state is saved within 30 s, exit code "
+        "143, no step is lost, same bits when resumed",
+        times=4,
+        attempt=asked_to_end,
+    ),
+    Row(
+        number=20,
+        fault="SIGSTOP to one of two ranks: noticed within the limit (here 15 s) and 30 s, restarted, same bits",
+        times=2,
+        attempt=hanging_rank,
+    ),
+    Row(
+        number=21,
+        fault="out of memory: the training ends with a sentence that says what was asked for, and goes on with more",
+        times=2,
+        attempt=out_of_memory,
+        left_out="a GPU's memory: none here",
+    ),
+    Row(
+        number=23,
+        fault="`dvc repro` killed (TERM, KILL) and started again at once: the orphan ends within 5 s, no two train "
+        "side by side, same bits",
+        times=4,
+        attempt=killed_dvc,
+        brief=1,
+    ),
+    Row(
+        number=24,
+        fault="eight `dvc repro` at once in one checkout: no lock error, dvc.lock whole and fresh",
+        times=1,
+        attempt=eight_at_once,
+        unit="stages",
+    ),
+]

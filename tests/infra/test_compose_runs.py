@@ -69,6 +69,9 @@ class Team:
     def environment(self, service: str) -> dict[str, str]:
         own = {name: self.localised(str(value)) for name, value in COMPOSE["services"][service]["environment"].items()}
         own.setdefault("VITFLOW_WORKERS", "2")
+        own["RAY_TMPDIR"] = str(
+            self.logs.parent / "ray"
+        )  # else every Ray of this machine takes this cluster for its own
         return environment(self.checkout, **own, PREFECT_HOME=str(self.logs / f"home-{service}"), HOME=str(self.logs))
 
     def once(self, service: str) -> None:

@@ -241,7 +241,7 @@ def test_ray_reads_our_shards(corpus: Path, tmp_path: Path) -> None:
     code = f"""
 import glob, pathlib, numpy as np, ray
 from vit.data.shards import Shards
-ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
 rows = ray.data.read_webdataset(sorted(glob.glob({str(corpus / "*.tar")!r}))).take_all()
 ours = Shards(pathlib.Path({str(corpus)!r}))
 assert [row["__key__"] for row in rows] == ours.keys

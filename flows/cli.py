@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a stage failed, 2 wrong usage or config, 3 a service does not answer, 130 interrupted.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -197,12 +198,15 @@ def _run_flow(this: Any, *, show: bool) -> None:
     mlflow_runs.check(os.environ["MLFLOW_TRACKING_URI"])
     if "PREFECT_API_URL" not in os.environ:
         end_orphaned_servers()
-    if not show:
-        vit_pipeline(this.pipeline, list(this.overrides))
-        return
-    with terminal.LiveStages() as live:
-        shown.watch(live.listen, live.stage_done)
-        vit_pipeline(this.pipeline, list(this.overrides))
+    from prefect.exceptions import TerminationSignal
+
+    with terminal.LiveStages() if show else contextlib.nullcontext() as live:
+        if live is not None:
+            shown.watch(live.listen, live.stage_done)
+        try:
+            vit_pipeline(this.pipeline, list(this.overrides))
+        except TerminationSignal as error:  # a training that saved itself on SIGTERM
+            raise KeyboardInterrupt from error
 
 
 def _print_json(value: Any) -> None:

@@ -3,7 +3,10 @@
 Prefect neither caches nor stores results here: DVC owns freshness, and a task returns only a path.
 """
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +14,7 @@ from typing import Any, Protocol
 from prefect import Task, get_client, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Failed
 from requests.exceptions import RequestException
@@ -22,6 +26,7 @@ from flows.stages.execute import execute, record
 from flows.stages.progress import Listener
 from flows.stages.run import Run
 from vit.data.store import StoreDown
+from vit.training.preemption import Preempted
 
 # Seconds before a stage is tried again because a service did not answer; wrong config or data fails at once. As long
 # as S3 is given (flows/adapters/s3_requests.py).
@@ -62,7 +67,7 @@ def as_task(stage: str) -> StageTask:
             logger.info("%s: running, because %s", stage, "; ".join(reasons))
             code = dvc_repo.code_state(run.root, run.target(stage))
             start = time.monotonic()
-            with show.live(stage) as listeners, _watched(run, stage) as heard:
+            with show.live(stage) as listeners, _watched(run, stage) as heard, _cancelled_as_prefect_says():
                 done = execute(run, stage, listeners=(*listeners, heard), tags=_prefect_tags())
             record(run, stage, code)
         if stage == STAGES[-1]:
@@ -72,6 +77,15 @@ def as_task(stage: str) -> StageTask:
         return done.out
 
     return run_stage
+
+
+@contextlib.contextmanager
+def _cancelled_as_prefect_says() -> Iterator[None]:
+    """A training that saved itself on SIGTERM ends as Prefect would have ended it: cancelled, not crashed."""
+    try:
+        yield
+    except Preempted as error:
+        raise TerminationSignal(signal.SIGTERM) from error
 
 
 def _watched(run: Run, stage: str) -> AbstractContextManager[Listener]:

@@ -6,12 +6,16 @@ cluster has room for at the time).
 """
 
 import contextlib
+import contextvars
 import ctypes
+import functools
 import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
 # Read by Ray when it is imported, so set first. The poll of 2 s would delay start and end of short runs.
@@ -116,15 +120,34 @@ def start() -> None:
 
 @contextlib.contextmanager
 def _keeping_handler(number: int) -> Iterator[None]:
-    """Put back what a signal did before the block: Ray's handler prints a stack trace and ends the process on the spot,
-    past every `finally`. Python's own functions for this refuse to work outside the main thread."""
+    """Put back what a signal did before the block. Ray's C handler prints a stack trace and ends the process on the
+    spot, past every `finally`; its Python handler exits, and Prefect takes that for a crash. The latter can only be set
+    in the main thread, and Ray sets it nowhere else."""
+    in_python = signal.getsignal(number) if threading.current_thread() is threading.main_thread() else None
     libc = ctypes.CDLL(None)
     before = ctypes.create_string_buffer(512)  # holds a struct sigaction of any system
     libc.sigaction(number, None, before)
     try:
         yield
     finally:
+        if in_python is not None:
+            signal.signal(number, in_python)
         libc.sigaction(number, before, None)
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """The result of a call that waits for Ray. A thread makes it, so that the main thread hears of signals: in Ray's
+    own waiting Ctrl-C is heard, but what another handler raises is lost, such as Prefect's on SIGTERM."""
+    result, context = Future[Result](), contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            result.set_result(context.run(call))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="ray").start()
+    return result.result()
 
 
 def stop() -> None:
@@ -148,7 +171,7 @@ def map_unordered(function: Callable[[Item], Result], items: Sequence[Item]) -> 
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_FAILURES)(function)
     waiting = [remote.remote(item) for item in items]
     while waiting:
-        done, waiting = ray.wait(waiting)
+        done, waiting = patiently(functools.partial(ray.wait, waiting))
         try:
             yield ray.get(done[0])
         except RayTaskError as error:

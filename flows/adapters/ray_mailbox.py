@@ -5,6 +5,7 @@ An actor of no CPUs on the driver's own node: on another one it would be lost wi
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -82,6 +83,20 @@ def opened() -> Any:
 def failure(mailbox: Any) -> Exception | None:
     """What a worker gave up for, if one did."""
     return cast("Exception | None", ray.get(mailbox.failure.remote()))
+
+
+def let_save(mailbox: Any, seconds: float) -> bool:
+    """Ask the workers to save their state and end; True once they have, False if they did not in time."""
+    deadline = time.monotonic() + seconds
+    try:
+        ray.get(mailbox.ask_to_end.remote(), timeout=seconds)
+        while not ray.get(mailbox.has_ended_early.remote(), timeout=seconds):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(FETCH_EVERY)
+    except RayError:
+        return False  # the cluster is gone, too
+    return True
 
 
 def deliver(mailbox: Any, report: Report, finished: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """Ray: maps over any number of items, one that keeps their order and one that yields what is done."""
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +30,7 @@ def by_ray(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iter
     waiting = deque(remote.remote(item) for item in itertools.islice(rest, ahead))
     try:
         while waiting:
-            result = ray.get(waiting.popleft())
+            result = ray_cluster.patiently(functools.partial(ray.get, waiting.popleft()))
             waiting.extend(remote.remote(item) for item in itertools.islice(rest, 1))
             yield result
     except RayTaskError as error:
@@ -58,7 +59,7 @@ def as_done(
     waiting = {remote.remote(function, box, item): item for item in itertools.islice(rest, ahead)}
     try:
         while waiting:
-            done, _ = ray.wait(list(waiting))
+            done, _ = ray_cluster.patiently(functools.partial(ray.wait, list(waiting)))
             item = waiting.pop(done[0])
             waiting |= {remote.remote(function, box, one): one for one in itertools.islice(rest, 1)}
             yield item, ray.get(done[0])

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from vit.training import preemption
 
 logger = logging.getLogger("vitflow.ray")
 RESIZE_SECONDS = 60.0  # between two looks for more or fewer nodes, while all is well
+SAVE_SECONDS = 15.0  # that workers have to save their state when the run is cancelled; Prefect kills after 30 s
+LOOK_EVERY = 1.0  # seconds between two looks whether to stop
 
 Report = Callable[[int, dict[str, float]], None]
 Worker = Callable[[Any, Report], None]
@@ -60,7 +62,7 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report, f
     reader = threading.Thread(target=lambda: context.run(deliver), daemon=True, name="mailbox")
     reader.start()
     try:
-        with preemption.listening():
+        with preemption.listening(), _saving_if_cancelled(mailbox, lambda: furthest):
             _while_it_gets_further(lambda: _fit(worker, job, mailbox, counts, (name, storage)), lambda: furthest)
     finally:
         finished.set()
@@ -80,6 +82,21 @@ def _while_it_gets_further(fit: Callable[[], None], furthest: Callable[[], int])
                 raise
             before = reached
             logger.warning("%s; they had got to step %d: trying again", error, reached)
+
+
+@contextlib.contextmanager
+def _saving_if_cancelled(mailbox: Any, furthest: Callable[[], int]) -> Iterator[None]:
+    """The workers save before they are stopped by what is no Exception: Ctrl-C. SIGTERM itself lets them."""
+    from flows.adapters import ray_mailbox
+
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        if furthest() and not ray_mailbox.let_save(mailbox, SAVE_SECONDS):
+            logger.warning("the workers did not save within %.0f s: their last checkpoint counts", SAVE_SECONDS)
+        raise
 
 
 def possible_counts(fewest: int, most: int, fits: Fits) -> tuple[int, ...]:
@@ -121,7 +138,7 @@ def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tup
         **many,
     )
     try:
-        fitting.fit()
+        ray_cluster.patiently(fitting.fit)
     except Exception as error:
         raise WorkersFailed(
             f"{counts[-1]} Ray workers failed {MAX_FAILURES + 1} times, last: {_last_line(error)}"
@@ -144,8 +161,11 @@ def _entry(config: dict[str, Any]) -> None:
     from flows.adapters import ray_mailbox
 
     mailbox = config["mailbox"]
-    if ray_mailbox.failure(mailbox) is not None or ray.get(mailbox.has_ended_early.remote()):
-        return  # a restart cannot cure it, or is not wanted
+    if ray_mailbox.failure(mailbox) is not None:
+        return  # a restart cannot cure it
+    if ray.get(mailbox.is_ending.remote()):
+        ray.get(mailbox.end_early.remote())
+        return  # nobody wants a start
     if torch.cuda.is_available():
         torch.cuda.set_device(get_device())
     logging.getLogger("vitflow").addHandler(ray_mailbox.Forward(mailbox))
@@ -154,7 +174,8 @@ def _entry(config: dict[str, Any]) -> None:
     logging.getLogger("vitflow.worker").info(
         "worker %d of %d, pid %d", context.get_world_rank(), context.get_world_size(), os.getpid()
     )
-    threading.Thread(target=_watch, args=(mailbox,), daemon=True, name="watch").start()
+    is_first = context.get_world_rank() == 0
+    threading.Thread(target=_watch, args=(mailbox, is_first), daemon=True, name="watch").start()
 
     def report(step: int, metrics: dict[str, float]) -> None:
         mailbox.post.remote(("report", step, metrics))
@@ -172,16 +193,25 @@ def _entry(config: dict[str, Any]) -> None:
         raise RayActorError(error_msg=str(error), preempted=True) from None
 
 
-def _watch(mailbox: Any) -> None:
-    """Ask the training to save and stop once Ray says that a node will be taken away, or the driver that nodes came."""
+def _watch(mailbox: Any, is_first: bool) -> None:
+    """Ask the training to save and stop once Ray says that a node will be taken away, or the driver wants it so.
+
+    One worker asks the driver for all: a stop of one is a stop of all.
+    """
     import ray
     from ray.train import get_preemption_info
 
     every = float(os.environ.get("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "5"))  # Ray itself looks as often
+    asked = time.monotonic()
     while True:
-        time.sleep(every)
-        leaving = get_preemption_info()  # every worker asks as often as the others: Ray has them wait for each other
-        if leaving is not None or ray.get(mailbox.is_stopping.remote()):
+        time.sleep(min(LOOK_EVERY, every))
+        if is_first and ray.get(mailbox.is_stopping.remote()):
+            preemption.request()
+        if time.monotonic() - asked < every:
+            continue
+        asked = time.monotonic()
+        # Every worker asks as often as the others: Ray has them wait for each other.
+        if get_preemption_info() is not None:
             preemption.request()
 
 

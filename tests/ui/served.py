@@ -75,6 +75,7 @@ def served(checkout: Path) -> Generator[Served]:
     ports = {"--prefect-port": free_port(), "--mlflow-port": free_port()}
     command = [sys.executable, "-m", "flows.cli", "up", *(str(word) for pair in ports.items() for word in pair)]
     printed = checkout / ".vitflow" / "up.txt"
+    printed.parent.mkdir(exist_ok=True)
     with printed.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=checkout, env=variables, stdout=file, stderr=file, start_new_session=True

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -148,7 +149,18 @@ def verified(path: Path, *, fingerprint: str) -> Manifest:
         there = path / file
         if not there.is_file() or (there.stat().st_size, _sha256(there)) != expected:
             raise BadCheckpoint(f"checkpoint {path} is damaged: {file} is missing or differs from its manifest")
+        if there.name == STATE:
+            _check_header(there)
     return Manifest(step=step, numbers=numbers, files=tuple(files))
+
+
+def _check_header(state: Path) -> None:
+    """A manifest can be made to fit any file; only tensors are read. Raises BadCheckpoint."""
+    try:
+        with safe_open(state, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise BadCheckpoint(f"checkpoint {state.parent}: {state.name} holds no tensors ({error})") from error
 
 
 def newest(checkpoints: Checkpoints) -> Path | None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from tests.networks import tiny_vit
 from tests.recipes import training
+from tests.vit.models.bad_files import plain_pickle
 from vit.data.order import batch_ids
 from vit.models.vit import ViT
 from vit.training import checkpoint
@@ -123,6 +126,20 @@ def test_broken_checkpoint_falls_back_with_a_warning(
     found = checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
     assert found is not None and checkpoint.is_equal(found, states[1])
     assert len(caplog.records) == 1 and "step-00000003" in caplog.text
+
+
+def test_a_pickle_whose_manifest_fits_is_not_run(
+    saved: tuple[Path, list[State]], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, states = saved
+    newest = directory / "step-00000003"
+    plain_pickle(newest / checkpoint.STATE)
+    data, manifest = (newest / checkpoint.STATE).read_bytes(), json.loads((newest / checkpoint.MANIFEST).read_text())
+    manifest["files"][checkpoint.STATE] = [len(data), hashlib.sha256(data).hexdigest()]
+    (newest / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    found = checkpoint.load_newest(Checkpoints(directory=directory, fingerprint="f"))
+    assert found is not None and checkpoint.is_equal(found, states[1])
+    assert "state.safetensors holds no tensors" in caplog.text and not (newest / "ran").exists()
 
 
 def test_only_broken_checkpoints_stop_instead_of_starting_afresh(saved: tuple[Path, list[State]]) -> None:

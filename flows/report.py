@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.stages.markdown import plain
 from flows.stages.run import Run
 from vit.training.ledger import TOTALS
 
@@ -159,11 +160,11 @@ def markdown(run: Run) -> str:
     """The summary for Prefect and the model card."""
     lines = [f"## {run.pipeline}", ""]
     if run.overrides:
-        lines += [f"with `{' '.join(run.overrides)}`", ""]
+        lines += [f"with {plain(' '.join(run.overrides))}", ""]
     lines += ["| | | |", "|---|---:|---|"]
-    lines += [f"| {row.what} | **{row.value}** | {row.note} |" for row in rows(run)]
-    lines += ["", decision(run), "", "### Tasks", "", "| task | top-1 | |", "|---|---:|---|"]
-    lines += [f"| {row.what} | {row.value} | {row.note} |" for row in task_rows(run)]
+    lines += [f"| {plain(row.what)} | **{plain(row.value)}** | {plain(row.note)} |" for row in rows(run)]
+    lines += ["", plain(decision(run)), "", "### Tasks", "", "| task | top-1 | |", "|---|---:|---|"]
+    lines += [f"| {plain(row.what)} | {plain(row.value)} | {plain(row.note)} |" for row in task_rows(run)]
     return "\n".join(lines) + "\n"
 
 

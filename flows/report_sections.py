@@ -12,6 +12,7 @@ from flows import forecast
 from flows.paper_results import IMAGENET, Published, published
 from flows.report import CAPTIONS, Row
 from flows.stages.config import Pipeline
+from flows.stages.markdown import plain
 
 INSIDE = ("filters", "positions", "attention_distance", "rollout")
 DASH = "–"
@@ -262,8 +263,3 @@ def markdown(title: str, told: Iterable[Section]) -> str:
         if section.code:
             lines += ["```", section.code, "```", ""]
     return "\n".join(lines)
-
-
-def plain(text: str) -> str:
-    """Text in a cell: nothing of it is Markdown or HTML."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.mlflow_store import check_name
 from flows.stages import lineage, output
+from flows.stages.markdown import plain
 from vit.models.build import ModelConfig
 from vit.models.weights import native
 from vit.training.ledger import TOTALS
@@ -197,7 +198,7 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
     model, scores = native.read(inputs["model"] / output.MODEL), _read(inputs["scores"] / "scores.json")
     classes = model.class_names
     rows = [
-        f"| {task['group']} | {name} | {task['family']} | {_percent(task['top1'])} "
+        f"| {plain(task['group'])} | {plain(name)} | {plain(task['family'])} | {_percent(task['top1'])} "
         f"| {_percent(task['top1_random_init'])} | {_percent(task['chance'])} | {task['num_test']} |"
         for name, task in sorted(scores["tasks"].items(), key=lambda item: (item[1]["group"], item[0]))
     ]
@@ -211,7 +212,9 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
         random=_percent(scores["mean_of_tasks_random_init"]),
         rows="\n".join(rows),
         removed=f"{metrics['dedup/removed']:.0f}",
-        lineage="\n".join(f"- `{key}`: {value}" for key, value in sorted(tags.items()) if key != "config.resolved"),
+        lineage="\n".join(
+            f"- `{key}`: {plain(value)}" for key, value in sorted(tags.items()) if key != "config.resolved"
+        ),
     )
 
 
@@ -261,4 +264,4 @@ def _percent(value: float | None) -> str:
 
 
 def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(map(plain, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

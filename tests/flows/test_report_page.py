@@ -1,5 +1,6 @@
 """The report of a finished run: whole, offline, beside the paper, and safe against what names contain."""
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -16,6 +18,7 @@ from flows.report import Row
 from flows.report_page import page
 from flows.report_sections import Section, markdown, sections
 from flows.stages.config import Pipeline, load
+from flows.stages.markdown import plain
 from tests.checkout import ROOT
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"|"
@@ -98,12 +101,19 @@ def test_markdown_has_the_same_tables(told: list[Section]) -> None:
     assert "<img" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL) and "\\|" in text
     for section in told:
         for line in section.lines:
-            assert text.count(report_sections.plain(line[0])) >= 1
+            assert text.count(plain(line[0])) >= 1
     rows = [line for line in text.splitlines() if line.startswith("| ImageNet |")]
     assert rows == [
         "| ImageNet | 84.00 | 85.15 | -1.15 | Table 5 |",
         "| ImageNet | 84.00 | 85.30 ± 0.02 | -1.30 | Table 2 |",
     ]
+
+
+def test_names_are_text_in_markdown_too() -> None:
+    name = "<img src=x> [click](javascript:alert(1)) ![x](http:y) `code` a|b\n# title"
+    shown = MarkdownIt("commonmark").enable("table").render(f"| a |\n|---|\n| {plain(name)} |\n")
+    assert not re.search(r"<(img|a|code|h1)\b", shown) and shown.count("<td>") == 1
+    assert html.unescape(re.sub(r"<[^>]*>", "", shown)).split("a\n\n", 1)[-1].strip() == name.replace("\n", " ")
 
 
 def test_the_paper_is_beside_what_measures_the_same(config: Pipeline) -> None:

@@ -18,7 +18,7 @@ METRIC = "vtab/mean_of_tasks"
 
 
 def version(name: str, score: float, source: str, tags: dict[str, str]) -> str:
-    """Another version of the model at `source`, with this score."""
+    """Another version, with this score; nobody loads what is at `source`."""
     mlflow.set_registry_uri(mlflow.get_tracking_uri())
     tags = tags | {f"{mlflow_registry.METRIC}{METRIC}": repr(score)}
     with_name = client().search_registered_models(f"name = '{name}'")

@@ -1,7 +1,6 @@
 """Rows about processes that are killed, asked to end, stopped, or too many."""
 
 import contextlib
-import json
 import signal
 import time
 
@@ -171,21 +170,22 @@ def killed_dvc(where: Bed, draw: Draw) -> Trial:
 
 
 def eight_at_once(where: Bed, draw: Draw) -> Trial:
-    """Four through DVC, four through the stage's door that shares its locks; all want the same stale stage."""
+    """All want the same two stale stages. DVC lets one at a stage, and does not wait for that."""
     checkout = where.copy(where.checkout)
-    for path in ("deduplicate", "prepare"):
-        faults.remove(checkout / "runs/smoke" / path, draw.source)
-    faults.remove(checkout / ".dvc/cache", draw.source)
+    for path in ("runs/smoke/deduplicate", "runs/smoke/prepare", ".dvc/cache"):
+        faults.remove(checkout / path, draw.source)
     repro = ("dvc", "--wait-for-lock", "repro", "deduplicate@smoke")
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         all_of_them = [stack.enter_context(started(checkout, *repro, **ALONE)) for _ in range(8)]
-        for one in all_of_them:
-            assert one.end(600) == 0, one.text()[-2000:]
+        codes = [one.end(600) for one in all_of_them]
+        refused = [one.text() for one, code in zip(all_of_them, codes, strict=True) if code]
+    assert 0 in codes and all("is busy, it is being blocked by" in text for text in refused), refused
+    again = run(checkout, *repro, **ALONE)
+    assert again.returncode == 0 and again.stdout.count("didn't change, skipping") == 2, again.stdout + again.stderr
     lock = yaml.safe_load((checkout / "dvc.lock").read_text())
     assert set(lock["stages"]) >= {"prepare@smoke", "deduplicate@smoke"}
-    status = json.loads(run(checkout, "dvc", "status", "--json", "deduplicate@smoke").stdout)
-    assert status == {}, status
+    assert not beds.litter(checkout)
     return Trial(seconds=time.monotonic() - start)
 
 
@@ -238,9 +238,11 @@ ROWS = [
     ),
     Row(
         number=24,
-        fault="eight `dvc repro` at once in one checkout: no lock error, dvc.lock whole and fresh",
+        fault="eight `dvc repro` at once in one checkout: each stage is done once, those that come too late are "
+        "refused by DVC and harm nothing, dvc.lock is whole and fresh",
         times=1,
         attempt=eight_at_once,
         unit="stages",
+        left_out="waiting instead of refusing: DVC (3.67) does not, even with --wait-for-lock; flow runs do",
     ),
 ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.checkout import environment, run
+from tests.checkout import environment
 from tests.faults.bed import Bed
 from tests.faults.row import Draw, Row, Trial
 
@@ -39,12 +39,12 @@ class Registrar:
 
 @contextlib.contextmanager
 def registrars(where: Bed, count: int) -> Iterator[list[Registrar]]:
-    """So many processes on the registry of the finished checkout."""
+    """So many processes on the registry of the checkout."""
     command = [sys.executable, "-m", "tests.faults.promoting"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     made = [
         Registrar(
-            where.finished, subprocess.Popen(command, cwd=where.finished, env=environment(where.finished), **pipes)
+            where.checkout, subprocess.Popen(command, cwd=where.checkout, env=environment(where.checkout), **pipes)
         )
         for _ in range(count)
     ]
@@ -55,17 +55,11 @@ def registrars(where: Bed, count: int) -> Iterator[list[Registrar]]:
             one.process.communicate()
 
 
-def source_of(where: Bed) -> str:
-    """Where the model of the finished run lies."""
-    listed = json.loads(run(where.finished, sys.executable, "-m", "flows.cli", "models", "--json").stdout)
-    return next(one["uri"] for one in listed if one["name"] == "vit-smoke")
-
-
 ROUNDS = 10  # of a trial, as starting processes takes longer than all of them
 
 
 def promotions_at_once(where: Bed, draw: Draw) -> Trial:
-    name, source = f"race-{draw.number}", source_of(where)
+    name, source = f"race-{draw.source.randrange(10**9)}", str(where.root)
     with registrars(where, 3) as (first, second, consumer):
         start = time.monotonic()
         scores = {first.tell("version", name=name, score=0.1, source=source, tags={}): 0.1}
@@ -112,7 +106,7 @@ CASES: dict[str, tuple[float | None, float, dict[str, Any], str, str]] = {
 def decisions_of_the_gate(where: Bed, draw: Draw) -> Trial:
     case = draw.of(*CASES)
     before, after, more, alias, reason = CASES[case]
-    name, source = f"gate-{draw.number}", source_of(where)
+    name, source = f"gate-{draw.source.randrange(10**9)}", str(where.root)
     with registrars(where, 1) as (registrar,):
         if before is not None:
             number = registrar.tell("version", name=name, score=0.5, source=source, tags={})

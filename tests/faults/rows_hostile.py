@@ -36,7 +36,7 @@ def refused(code: int, text: str, *said: str) -> None:
 
 
 def cli(where: Bed, *arguments: str) -> tuple[int, str]:
-    done = run(where.finished, *VITFLOW, *arguments)
+    done = run(where.checkout, *VITFLOW, *arguments)
     return done.returncode, done.stdout + done.stderr
 
 

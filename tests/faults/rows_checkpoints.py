@@ -54,7 +54,7 @@ def killed_while_saving(where: Bed, draw: Draw) -> Trial:
 def killed_training_while_saving(where: Bed, draw: Draw) -> Trial:
     where.undisturbed("0")
     number = draw.source.randrange(FILES * 3, FILES * 6)
-    env = faults.inside(where.checkout, "flows.stages", "at_call", number, "/step-")
+    env = faults.inside(where.checkout, "flows.stages", "at_call", number, "step-")
     with started(where.checkout, *PRETRAIN, VITFLOW_WORKERS="0", **env) as training:
         code = training.end()
     assert code == -9, f"the writer lived on: {code}"

@@ -8,11 +8,13 @@ import enum
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import psutil
 
 UP_FILE = Path(".vitflow") / "up.json"
 POSTGRES = Path(".vitflow") / "postgres"  # below a checkout; its folder data is there once `vitflow up` began with it
+ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL")
 UP_MLFLOW = "http://127.0.0.1:5000"  # where `vitflow up` serves MLflow unless told otherwise
 
 
@@ -25,11 +27,31 @@ class Database(enum.StrEnum):
 
 
 def apply_defaults(root: Path | None = None) -> None:
-    """Set the variables that are not set yet."""
+    """Set the variables that are not set yet; passwords move from addresses to the variables that are made for them."""
     root = root or checkout()
     for name, value in (defaults(root) | running_stack(root)).items():
         os.environ.setdefault(name, value)
+    for name in ADDRESSES:
+        _take_login_out_of(name)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # its server does not make it
+
+
+def _take_login_out_of(name: str) -> None:
+    """Of http://user:password@host only http://host stays: addresses are printed, tagged and linked."""
+    parts = urlsplit(os.environ.get(name, ""))
+    login, at, host = parts.netloc.rpartition("@")
+    user, _, password = map(unquote, login.partition(":"))
+    if not at or not password:
+        return
+    if parts.scheme.startswith("postgresql"):
+        held, host = {"PGPASSWORD": password}, f"{quote(user)}@{host}"
+    elif name == "PREFECT_API_URL":
+        held = {"PREFECT_API_AUTH_STRING": f"{user}:{password}"}
+    else:
+        held = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    os.environ[name] = urlunsplit(parts._replace(netloc=host))
+    for variable, value in held.items():
+        os.environ.setdefault(variable, value)
 
 
 def defaults(root: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ the server, throttling, timeouts, resets, bodies cut short and bodies that only 
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -213,4 +214,4 @@ def _code(error: failures.ClientError) -> tuple[str, int]:
 
 def _endpoint() -> str:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return named or "the endpoint of the AWS profile or region"
+    return re.sub("//[^/@]*@", "//", named or "") or "the endpoint of the AWS profile or region"  # without a login

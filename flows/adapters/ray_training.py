@@ -170,12 +170,9 @@ def _entry(config: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())
     logging.getLogger("vitflow").addHandler(ray_mailbox.Forward(mailbox))
     logging.getLogger("vitflow").setLevel(logging.INFO)
-    context = get_context()
-    logging.getLogger("vitflow.worker").info(
-        "worker %d of %d, pid %d", context.get_world_rank(), context.get_world_size(), os.getpid()
-    )
-    is_first = context.get_world_rank() == 0
-    threading.Thread(target=_watch, args=(mailbox, is_first), daemon=True, name="watch").start()
+    rank, size = get_context().get_world_rank(), get_context().get_world_size()
+    logging.getLogger("vitflow.worker").info("worker %d of %d, pid %d", rank, size, os.getpid())
+    threading.Thread(target=_watch, args=(mailbox, rank == 0), daemon=True, name="watch").start()
 
     def report(step: int, metrics: dict[str, float]) -> None:
         mailbox.post.remote(("report", step, metrics))

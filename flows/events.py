@@ -7,8 +7,8 @@ it. `payload.sentence` says what happened in words. Telling never fails the work
 import logging
 from typing import Any
 
-from prefect import Flow
-from prefect.client.schemas.objects import FlowRun, State
+from prefect import Flow, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events import emit_event
 
 from flows.adapters.mlflow_runs import close_stale
@@ -42,7 +42,9 @@ def decided(pipeline: str, flow_run: str, registration: dict[str, Any]) -> None:
 
 
 def failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """A hook of the flow, called by the run itself."""
+    """A hook of the flow, called by the run itself; one that is being cancelled ends like one that crashes."""
+    if _is_cancelled(flow_run):
+        return
     emit(FAILED, _pipeline(flow_run), str(flow_run.id), state.message or "no reason given", state=state.name)
 
 
@@ -56,6 +58,17 @@ def cancelled(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> Non
     """A hook that the runner calls once the process of a cancelled run is gone."""
     emit(CANCELLED, _pipeline(flow_run), str(flow_run.id), state.message or "cancelled", state=state.name)
     _close(flow_run)
+
+
+def _is_cancelled(flow_run: FlowRun) -> bool:
+    """As the server has it."""
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+    except Exception as error:  # it may be what the run died of
+        logger.warning("Prefect does not say whether %s was cancelled: %s", flow_run.name, error)
+        return False
+    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
 
 
 def _close(flow_run: FlowRun) -> None:

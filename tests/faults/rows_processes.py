@@ -207,6 +207,7 @@ ROWS = [
         attempt=killed_driver,
         fewer="1 of 5 each: each takes most of a minute",
         left_out="Prefect's worker: see row 22",
+        brief=1,
     ),
     Row(
         number=3,

@@ -80,7 +80,9 @@ def test_evaluation_is_the_same(view: View, directory: Path) -> None:
 def test_each_image_is_read_once_for_all_who_share_the_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     plain = Shards.read
-    monkeypatch.setattr(Shards, "read", lambda self, row: (read.append(self.keys[row]), plain(self, row))[1])
+    monkeypatch.setattr(
+        Shards, "read", lambda self, row, **how: (read.append(self.keys[row]), plain(self, row, **how))[1]
+    )
     memory = Memory(PLENTY)
     for splits in (("train",), ("train", "test"), ("test",)):
         batches(Decoded(directory, memory, splits=splits), PLAIN)

@@ -1,6 +1,7 @@
 """Rows about what is saved: half-written, damaged, of another run, of another number of workers, not a number."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -21,7 +22,7 @@ from vit.training import checkpoint
 from vit.training.checkpoint import Checkpoints, State
 
 REAL_EVERY = 10  # trials of row 4 that kill a real training, not a forked writer
-FILES = 14  # of Python's calls that name a path of a checkpoint, in one save
+CALLS = 10  # of Python's that name a path of a checkpoint, in one save of a training; at least
 
 
 def killed_while_saving(where: Bed, draw: Draw) -> Trial:
@@ -32,12 +33,13 @@ def killed_while_saving(where: Bed, draw: Draw) -> Trial:
     states = [State(step=step, tensors={"model.x": torch.full((500, 50), float(step))}) for step in (4, 8, 12)]
     checkpoint.save(kept, states[0])
     size = (kept.directory / checkpoint.name(4) / checkpoint.STATE).stat().st_size
+    calls = calls_of_a_save(where.root / f"counting-{draw.number}", states)
 
     def save() -> None:
         if draw.number % 2:
             dying.at_byte(draw.source.randrange(size))
         else:
-            dying.at_call(draw.source.randrange(1, FILES), "step-")
+            dying.at_call(draw.source.randrange(1, calls + 1), "step-")
         checkpoint.save(kept, states[1])
 
     code = faults.in_child(save)
@@ -51,9 +53,24 @@ def killed_while_saving(where: Bed, draw: Draw) -> Trial:
     return Trial(redone=8 - found.step, seconds=time.monotonic() - start)
 
 
+def calls_of_a_save(directory: Path, states: list[State]) -> int:
+    """How many calls name a path of the second checkpoint's; counted in a child, as hooks stay."""
+    kept = Checkpoints(directory=directory, fingerprint="f")
+    checkpoint.save(kept, states[0])
+
+    def save() -> None:
+        seen = dying.counting_calls("step-")
+        checkpoint.save(kept, states[1])
+        os._exit(seen())
+
+    count = faults.in_child(save)
+    assert count > 1, "nothing was counted"
+    return count
+
+
 def killed_training_while_saving(where: Bed, draw: Draw) -> Trial:
     where.undisturbed("0")
-    number = draw.source.randrange(FILES * 3, FILES * 6)
+    number = draw.source.randrange(CALLS * 3, CALLS * 6)
     env = faults.inside(where.checkout, "flows.stages", "at_call", number, "step-")
     with started(where.checkout, *PRETRAIN, VITFLOW_WORKERS="0", **env) as training:
         code = training.end()

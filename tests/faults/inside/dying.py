@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,31 @@ def at_call(number: int, part: str) -> None:
     """Die right before the `number`-th of Python's calls that name a path with `part`: open, mkdir, rename, remove."""
     left = number
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    def call() -> None:
         nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _on_calls(part, call)
+
+
+def counting_calls(part: str) -> Callable[[], int]:
+    """How many of these calls there were since."""
+    seen = 0
+
+    def call() -> None:
+        nonlocal seen
+        seen += 1
+
+    _on_calls(part, call)
+    return lambda: seen
+
+
+def _on_calls(part: str, call: Callable[[], None]) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(("open", "os.", "shutil.")) and part in "".join(str(one) for one in arguments[:2]):
-            left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            call()
 
     sys.addaudithook(hook)
 

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.stages.markdown import plain
+from flows.stages.markdown import code, plain
 from flows.stages.run import Run
 from vit.training.ledger import TOTALS
 
@@ -160,7 +160,7 @@ def markdown(run: Run) -> str:
     """The summary for Prefect and the model card."""
     lines = [f"## {run.pipeline}", ""]
     if run.overrides:
-        lines += [f"with {plain(' '.join(run.overrides))}", ""]
+        lines += [f"with {code(' '.join(run.overrides))}", ""]
     lines += ["| | | |", "|---|---:|---|"]
     lines += [f"| {plain(row.what)} | **{plain(row.value)}** | {plain(row.note)} |" for row in rows(run)]
     lines += ["", plain(decision(run)), "", "### Tasks", "", "| task | top-1 | |", "|---|---:|---|"]

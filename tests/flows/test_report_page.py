@@ -18,7 +18,7 @@ from flows.report import Row
 from flows.report_page import page
 from flows.report_sections import Section, markdown, sections
 from flows.stages.config import Pipeline, load
-from flows.stages.markdown import plain
+from flows.stages.markdown import code, plain
 from tests.checkout import ROOT
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"|"
@@ -114,6 +114,14 @@ def test_names_are_text_in_markdown_too() -> None:
     shown = MarkdownIt("commonmark").enable("table").render(f"| a |\n|---|\n| {plain(name)} |\n")
     assert not re.search(r"<(img|a|code|h1)\b", shown) and shown.count("<td>") == 1
     assert html.unescape(re.sub(r"<[^>]*>", "", shown)).split("a\n\n", 1)[-1].strip() == name.replace("\n", " ")
+
+
+@pytest.mark.parametrize("text", ["a=b c_d", "`x` ![](y)", "``", "<b>`", "[a](b)\n# c"])
+def test_overrides_stay_code(text: str) -> None:
+    """One span of code, with the text as it is."""
+    shown = MarkdownIt("commonmark").render(f"with {code(text)}, then")
+    assert re.fullmatch(r"<p>with <code>[^<]*</code>, then</p>\n", shown), shown
+    assert html.unescape(shown).count(text.replace("\n", " ")) == 1
 
 
 def test_the_paper_is_beside_what_measures_the_same(config: Pipeline) -> None:

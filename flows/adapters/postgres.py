@@ -28,7 +28,7 @@ USER = "vitflow"
 ACCOUNT = "postgres"  # of the operating system, if we are root
 PASSWORD_FILE = "pgpass"
 START_SECONDS = 60.0
-NEEDED = ("initdb", "pg_ctl", "pg_dump", "pg_restore", "postgres", "psql")
+NEEDED = ("initdb", "pg_dump", "pg_restore", "postgres", "psql")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +146,8 @@ def _initialise(directory: Path, account: dict[str, Any]) -> None:
     if account:
         os.fchown(read, account["user"], account["group"])
     try:
-        command = [
-            str(_tool("initdb")),
-            "-D",
-            str(data),
-            "-U",
-            USER,
-            "-E",
-            "UTF8",
-            "--locale=C.UTF-8",
-            "-A",
-            "scram-sha-256",
-        ]
+        command = [str(_tool("initdb")), "-D", str(data), "-U", USER, "--auth=scram-sha-256"]
+        command += ["--encoding=UTF8", "--locale=C.UTF-8"]
         _checked(
             [*command, f"--pwfile=/dev/fd/{read}", "--no-instructions"],
             os.environ,

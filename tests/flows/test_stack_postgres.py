@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.checkout import make_checkout, vitflow
@@ -49,3 +50,16 @@ def test_a_whole_run_a_backup_and_its_return(checkout: Path, stack: Served, open
         rerun = vitflow(checkout, "run", "smoke", "--json")
         assert rerun.returncode == 0, rerun.stdout + rerun.stderr
         assert again.run_count() == 2, "the flow run from before the restore, and this one"
+
+
+def test_a_killed_stack_leaves_nothing_behind(open_place: Path) -> None:
+    """Servers, runner and PostgreSQL with all its processes end with `vitflow up`, even if that cannot say goodbye."""
+    checkout = make_checkout(open_place / "killed")
+    (checkout / ".vitflow").mkdir()
+    with served(checkout) as stack:
+        family = psutil.Process(stack.process.pid).children(recursive=True)
+        assert any("postgres" in process.name() for process in family)
+        stack.process.kill()
+        stack.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive

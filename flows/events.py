@@ -4,6 +4,7 @@ The event's resource is the pipeline, `vitflow.pipeline.NAME`; the flow run, and
 it. `payload.sentence` says what happened in words. Telling never fails the work: what cannot be sent is a warning.
 """
 
+import itertools
 import logging
 from typing import Any
 
@@ -61,14 +62,15 @@ def cancelled(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> Non
 
 
 def _is_cancelled(flow_run: FlowRun) -> bool:
-    """As the server has it."""
+    """Whether the server was asked to cancel it since it last began to run; what ended it may have come afterwards."""
     try:
         with get_client(sync_client=True) as client:
-            state = client.read_flow_run(flow_run.id).state
+            states = client.read_flow_run_states(flow_run.id)
     except Exception as error:  # it may be what the run died of
         logger.warning("Prefect does not say whether %s was cancelled: %s", flow_run.name, error)
         return False
-    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+    since = itertools.takewhile(lambda state: state.type is not StateType.RUNNING, reversed(states))
+    return any(state.type in (StateType.CANCELLING, StateType.CANCELLED) for state in since)
 
 
 def _close(flow_run: FlowRun) -> None:

@@ -39,6 +39,14 @@ def soak(
     raise typer.Exit(_call("soak", "--times", str(times), "--seed", str(seed)))
 
 
+@faults.command()
+def mutate(
+    rows: Annotated[str, typer.Argument(metavar="[LIST]", help="Rows of the list; all if left out.")] = "",
+) -> None:
+    """Take protections out of a copy of the code, one at a time: the row that is about each must fail without it."""
+    raise typer.Exit(_call("mutate", *([rows] if rows else [])))
+
+
 def _call(*words: str) -> int:
     root = checkout()
     if not (root / "tests" / "faults" / "__main__.py").is_file():

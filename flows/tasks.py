@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import prefect.utilities.engine
 from prefect import Task, get_client, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events.worker import EventsWorker
@@ -26,13 +27,24 @@ from flows.stages.execute import execute, record
 from flows.stages.progress import Listener
 from flows.stages.run import Run
 from vit.data.store import StoreDown
-from vit.training.preemption import Preempted
+from vit.training import preemption
 
 # Seconds before a stage is tried again because a service did not answer; wrong config or data fails at once. As long
 # as S3 is given (flows/adapters/s3_requests.py).
 RETRY_DELAYS = [10.0, 30.0, 60.0, 120.0]
 JITTER = 0.2  # of a delay, so that runs that lost the same service do not come back in the same second
 MAY_PASS = (ConnectionError, TimeoutError, StoreDown, RequestException)
+
+
+@preemption.asks
+def _save_or_terminate(number: int, *_: object) -> None:
+    """What Prefect does on SIGTERM, but a training saves first. Prefect tells a cancelled run from one that crashes
+    only while it finds its own handler installed, so this one is in its place."""
+    if not preemption.accept():
+        raise TerminationSignal(signal=number)
+
+
+prefect.utilities.engine._prefect_sigterm_handler = _save_or_terminate  # pyright: ignore[reportPrivateUsage]
 
 
 class StageTask(Protocol):
@@ -84,7 +96,7 @@ def _cancelled_as_prefect_says() -> Iterator[None]:
     """A training that saved itself on SIGTERM ends as Prefect would have ended it: cancelled, not crashed."""
     try:
         yield
-    except Preempted as error:
+    except preemption.Preempted as error:
         raise TerminationSignal(signal.SIGTERM) from error
 
 

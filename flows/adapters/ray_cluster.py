@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from flows.adapters import ray_sessions
+
 # Read by Ray when it is imported, so set first. The poll of 2 s would delay start and end of short runs.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # a rank that hangs never answers
@@ -103,6 +105,7 @@ def start() -> None:
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds())
     cpus = None if address else max(os.cpu_count() or 1, num_workers())
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
+    ray_sessions.remove_old()
     try:
         with _keeping_handler(signal.SIGTERM):
             ray.init(
@@ -111,6 +114,7 @@ def start() -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _temp_dir=None if address else str(ray_sessions.directory()),
             )
     except ConnectionError as error:
         raise WorkersFailed(

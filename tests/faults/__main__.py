@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.faults import page, runner, soak
+from tests.faults import mutate, page, runner, soak
 
 
 def main() -> int:
@@ -13,6 +13,7 @@ def main() -> int:
     run = commands.add_parser("run")
     run.add_argument("rows")
     run.add_argument("--times", type=int)
+    run.add_argument("--trial", type=int, help="this one alone, counted from 0")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--out", type=Path, default=runner.RESULTS)
     run.add_argument("--bed", type=Path, help="a directory that is kept, for the next call")
@@ -22,9 +23,13 @@ def main() -> int:
     soaking.add_argument("--times", type=int, default=20)
     soaking.add_argument("--seed", type=int, default=0)
     soaking.add_argument("--bed", type=Path)
+    mutating = commands.add_parser("mutate")
+    mutating.add_argument("rows", nargs="?", default="")
     arguments = parser.parse_args()
     if arguments.command == "soak":
         return soak.soak(arguments.times, arguments.seed, arguments.bed)
+    if arguments.command == "mutate":
+        return mutate.mutate([row.number for row in runner.chosen(arguments.rows)] if arguments.rows else [])
     if arguments.command == "table":
         page.write_page(arguments.results)
         return 0
@@ -33,7 +38,9 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    results = runner.run(rows, times=arguments.times, seed=arguments.seed, out=arguments.out, kept=arguments.bed)
+    trials = None if arguments.times is None else range(arguments.times)
+    trials = trials if arguments.trial is None else range(arguments.trial, arguments.trial + 1)
+    results = runner.run(rows, trials=trials, seed=arguments.seed, out=arguments.out, kept=arguments.bed)
     runner.show(results)
     return int(any(result.failures for result in results))
 

@@ -66,21 +66,21 @@ def chosen(text: str) -> list[Row]:
     return [known[number] for number in dict.fromkeys(wanted)]
 
 
-def run(rows: Sequence[Row], *, times: int | None, seed: int, out: Path, kept: Path | None = None) -> list[Result]:
+def run(rows: Sequence[Row], *, trials: range | None, seed: int, out: Path, kept: Path | None = None) -> list[Result]:
     """Try the rows one after the other; what each gave is in `out` as soon as it is known, in place of what was."""
     results: list[Result] = []
     with bed(kept) as where:
         for row in rows:
-            results.append(attempt(row, where, times=times or row.times, seed=seed))
+            results.append(attempt(row, where, numbers=trials or range(row.times), seed=seed))
             write(results[-1], out)
             console.print(line(results[-1]))
     return results
 
 
-def attempt(row: Row, where: Bed, *, times: int, seed: int) -> Result:
+def attempt(row: Row, where: Bed, *, numbers: range, seed: int) -> Result:
     """So many trials of one row, each with random choices of its own."""
     start, trials, failures, not_run = time.monotonic(), list[Any](), list[str](), ""
-    for number in range(times):
+    for number in numbers:
         try:
             draw = Draw(number=number, source=random.Random(f"{seed}/{row.number}/{number}"))
             trials.append(row.attempt(where, draw))
@@ -97,7 +97,7 @@ def attempt(row: Row, where: Bed, *, times: int, seed: int) -> Result:
         number=row.number,
         fault=row.fault,
         survived=len(trials),
-        times=times,
+        times=len(numbers),
         redone=f"{max(redone):g} {row.unit}" if redone else "–",
         recovery=f"{max(seconds):.1f} s" if seconds else "–",
         seconds=round(time.monotonic() - start, 1),

@@ -44,7 +44,7 @@ class Round:
     handles: int  # open files and sockets, the most
     processes: int  # the most
     database_kb: int
-    temporary: int  # files and directories of ours in /tmp and /dev/shm, afterwards
+    temporary: int  # files and directories where temporary ones are made, and in shared memory, afterwards
     wrong: list[str]
 
 
@@ -130,10 +130,13 @@ def one_round(where: Bed, number: int, source: random.Random) -> Round:
     overrides = [
         word for one in (*SHORT, f"pretrain.train.seed={1000 + time.time_ns() % 10**9}") for word in ("--set", one)
     ]
+    temporary = where.root / "t"  # short, for the sockets of Ray
+    temporary.mkdir(exist_ok=True)
+    places = {"TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
     moment, workers = source.uniform(2, LAST), "2" if source.random() < 0.25 else "0"
-    most, starts, wrong = {"memory": 0.0, "handles": 0.0, "processes": 0.0}, 0, list[str]()
+    most, starts, code, wrong = {"memory": 0.0, "handles": 0.0, "processes": 0.0}, 0, -1, list[str]()
     for starts in range(1, TRIES + 1):
-        with started(checkout, *FLOW, *overrides, VITFLOW_WORKERS=workers) as running:
+        with started(checkout, *FLOW, *overrides, VITFLOW_WORKERS=workers, **places) as running:
             family = disturbed(running, (lambda run: fault(run, source)) if starts == 1 else None, moment, most)
             code = running.process.poll()
             left = beds.alive([one for one in family if not beds.waits_for_nothing(one)], 20)
@@ -151,7 +154,8 @@ def one_round(where: Bed, number: int, source: random.Random) -> Round:
         handles=int(most["handles"]),
         processes=int(most["processes"]),
         database_kb=(checkout / "mlflow.db").stat().st_size // 1024,
-        temporary=sum(1 for place in ("/tmp", "/dev/shm") for _ in Path(place).iterdir()),
+        temporary=sum(len(list(temporary.glob(names))) for names in ("*", "vitflow-ray-*/*"))
+        + sum(1 for _ in Path("/dev/shm").iterdir()),
         wrong=wrong,
     )
 

@@ -62,6 +62,12 @@ def state(stack: Served, flow_run: str) -> dict[str, Any]:
         return json.load(answer)["state"]
 
 
+def state_types(stack: Served, flow_run: str) -> list[str]:
+    """The kinds of states that it has had."""
+    with urllib.request.urlopen(f"{stack.prefect}/api/flow_run_states/?flow_run_id={flow_run}", timeout=30) as answer:
+        return [one["type"] for one in json.load(answer)]
+
+
 def steps(stack: Served) -> list[int]:
     """Of the checkpoints that are there."""
     found = (stack.checkout / "runs/smoke/.scratch").glob("pretrain-*/checkpoints/step-*/manifest.json")
@@ -97,6 +103,7 @@ def test_cancelled_at_random_moments(stack: Served, workers: str, monkeypatch: p
         print(
             f"{workers} workers: Cancelled after {took:.1f} s, no process {gone:.1f} s later, {before} {steps(stack)}"
         )
+        assert "CRASHED" not in state_types(stack, flow_run), "Prefect took it for a crash"
         reached += steps(stack)[-1:]
         assert reached == sorted(reached)
         assert number % 2 or reached[-1] % EVERY, f"nothing was saved but every {EVERY}th step: {reached}"

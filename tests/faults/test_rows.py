@@ -19,6 +19,6 @@ def where() -> Iterator[Bed]:
 
 @pytest.mark.parametrize("row", [row for row in runner.ROWS if row.brief], ids=lambda row: f"row {row.number}")
 def test_what_must_hold_does(row: Row, where: Bed) -> None:
-    result = runner.attempt(row, where, times=row.brief, seed=1)
+    result = runner.attempt(row, where, numbers=range(row.brief), seed=1)
     assert not result.failures, result.failures
     assert result.survived == row.brief or result.not_run

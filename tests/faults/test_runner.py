@@ -26,7 +26,7 @@ def row(number: int, outcomes: list[Trial | Exception]) -> Row:
 
 
 def result(outcomes: list[Trial | Exception], tmp_path: Path) -> runner.Result:
-    return runner.attempt(row(1, outcomes), Bed(tmp_path), times=len(outcomes), seed=0)
+    return runner.attempt(row(1, outcomes), Bed(tmp_path), numbers=range(len(outcomes)), seed=0)
 
 
 def test_rows_are_chosen_by_number_and_range() -> None:

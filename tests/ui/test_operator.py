@@ -179,7 +179,7 @@ def test_a_run_with_an_override_to_its_report_and_its_model(stack: Served, page:
     cards = page.locator("a[href*='/artifacts/artifact/']")
     found = {card.inner_text().splitlines()[1]: str(card.evaluate("card => card.href")) for card in cards.all()}
     page.goto(found["report"])
-    page.goto(str(page.get_by_role("link", name=re.compile("report")).last.get_attribute("href")))
+    page.goto(str(page.get_by_role("link", name="The run in full").get_attribute("href")))
     browser.shoot(page, shots / "report.png")
     page.goto(found["summary"])
     link = page.get_by_role("link", name=re.compile("models:/vit-smoke/")).first

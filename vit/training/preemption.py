@@ -3,14 +3,18 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 
 from vit.training.distributed import device, sum_over_ranks, world_size
 
 _requested = threading.Event()
+_listening = threading.Event()
+_asking: set[Any] = set()  # handlers of SIGTERM that call accept() themselves
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class Preempted(KeyboardInterrupt):
@@ -29,6 +33,21 @@ def is_requested(*, at_log: bool) -> bool:
     return at_log and bool(sum_over_ranks(torch.tensor(float(_requested.is_set()), device=device())).item())
 
 
+def accept() -> bool:
+    """For a handler of SIGTERM: whether the training in this process saves and ends because of it. If not, since there
+    is none or it was asked before, the handler does what it does otherwise."""
+    if not _listening.is_set() or _requested.is_set():
+        return False
+    request()
+    return True
+
+
+def asks(handler: Handler) -> Handler:
+    """A handler of SIGTERM that calls accept(): listening() leaves it where it is."""
+    _asking.add(handler)
+    return handler
+
+
 @contextlib.contextmanager
 def listening() -> Generator[None]:
     """Inside the block SIGTERM is a request; a second one does what it did before. Outside the main thread: nothing."""
@@ -39,11 +58,14 @@ def listening() -> Generator[None]:
     before = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        request()
+        accept()
         signal.signal(signal.SIGTERM, before)
 
-    signal.signal(signal.SIGTERM, handle)
+    if before not in _asking:
+        signal.signal(signal.SIGTERM, handle)
+    _listening.set()
     try:
         yield
     finally:
+        _listening.clear()
         signal.signal(signal.SIGTERM, before)

@@ -17,8 +17,7 @@ def main() -> int:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--out", type=Path, default=runner.RESULTS)
     run.add_argument("--bed", type=Path, help="a directory that is kept, for the next call")
-    table = commands.add_parser("table")
-    table.add_argument("--results", type=Path, default=runner.RESULTS)
+    commands.add_parser("table")
     soaking = commands.add_parser("soak")
     soaking.add_argument("--times", type=int, default=20)
     soaking.add_argument("--seed", type=int, default=0)
@@ -31,7 +30,7 @@ def main() -> int:
     if arguments.command == "mutate":
         return mutate.mutate([row.number for row in runner.chosen(arguments.rows)] if arguments.rows else [])
     if arguments.command == "table":
-        page.write_page(arguments.results)
+        page.write_page()
         return 0
     try:
         rows = runner.chosen(arguments.rows)

@@ -46,7 +46,7 @@ class Ground:
             check=False,
         )
         assert results.is_file(), done.stdout + done.stderr
-        (result,) = json.loads(results.read_text())["rows"]
+        (result,) = json.loads(results.read_text())
         return bool(result["survived"]), " ".join([*result["failures"], result["not_run"]])
 
     @contextlib.contextmanager

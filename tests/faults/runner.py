@@ -127,7 +127,7 @@ def read(path: Path) -> list[Result]:
     """By number; none if there is no such file."""
     if not path.is_file():
         return []
-    return [Result(**one) for one in json.loads(path.read_text())["rows"]]
+    return [Result(**one) for one in json.loads(path.read_text())]
 
 
 def write(result: Result, path: Path) -> None:
@@ -135,7 +135,7 @@ def write(result: Result, path: Path) -> None:
     kept = {one.number: one for one in read(path)} | {result.number: result}
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [dataclasses.asdict(kept[number]) for number in sorted(kept)]
-    path.write_text(json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def line(result: Result) -> str:

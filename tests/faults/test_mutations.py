@@ -20,5 +20,5 @@ def test_a_protection_is_there(mutation: Mutation) -> None:
 
 
 def test_what_is_not_there_is_said() -> None:
-    with pytest.raises(ValueError, match="occurs 2 times in x.py, but must occur once"):
+    with pytest.raises(ValueError, match=r"occurs 2 times in x\.py, but must occur once"):
         Mutation(1, "x", "x.py", "a", "b").applied("a a")

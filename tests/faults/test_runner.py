@@ -1,6 +1,7 @@
 """The runner of faults and the page that it writes: which rows, what is kept, what the page shows."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,23 @@ def test_a_later_result_takes_the_place_of_the_same_row(tmp_path: Path) -> None:
 
 def test_the_page_shows_the_results_that_are_kept_beside_it() -> None:
     text = page.PAGE.read_text()
-    assert text == page.with_table(text, runner.read(page.KEPT)), "run `vitflow faults table`"
+    assert text == page.with_tables(text, json.loads(page.KEPT.read_text())), "run `vitflow faults table`"
+
+
+def test_later_results_are_taken_over() -> None:
+    before, now = [{"number": 2, "x": 1}, {"number": 1, "x": 1}], [{"number": 2, "x": 2}]
+    assert page.merged(page.FAULTS, before, now) == [{"number": 1, "x": 1}, {"number": 2, "x": 2}]
+    assert page.merged(page.SOAK, {"rounds": [1]}, {"rounds": []}) == {"rounds": []}
+
+
+def test_a_soak_is_told_with_what_went_wrong() -> None:
+    rounds = [
+        {"number": n, "fault": f"kill_flow after {n} s", "starts": 2, "seconds": 60, "wrong": wrong}
+        for n, wrong in enumerate([[], ["half-written: x"]])
+    ]
+    text = page.soaked({"rounds": rounds, "growth": {"handles": 1.1}})
+    assert "1 of 2 pipelines ended right, with 4 starts, in 2 minutes." in text
+    assert "| kill flow | 2 |" in text and "| handles | 1.1 |" in text and "half-written: x" in text
 
 
 def test_a_child_dies_where_it_is_told_to(tmp_path: Path) -> None:

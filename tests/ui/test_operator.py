@@ -180,9 +180,10 @@ def test_a_run_with_an_override_to_its_report_and_its_model(stack: Served, page:
     found = {card.inner_text().splitlines()[1]: str(card.evaluate("card => card.href")) for card in cards.all()}
     page.goto(found["report"])
     page.goto(str(page.get_by_role("link", name="The run in full").get_attribute("href")))
+    page.frame_locator("iframe").get_by_role("heading", name=re.compile("smoke")).first.wait_for()
     browser.shoot(page, shots / "report.png")
     page.goto(found["summary"])
-    link = page.get_by_role("link", name=re.compile("models:/vit-smoke/")).first
+    link = page.locator("a[href*='/models/vit-smoke/versions/']").first
     page.goto(str(link.get_attribute("href")))
     expect(page.get_by_role("heading", name=re.compile("Version 1"))).to_be_visible()
     browser.shoot(page, shots / "model.png")

@@ -30,6 +30,7 @@ from vit.training.distributed import (
 )
 from vit.training.ledger import Ledger
 from vit.training.loop import Diverged, train
+from vit.training.memory import naming_what_does_not_fit
 from vit.training.objective import Batch
 from vit.training.placement import place
 from vit.training.scoring import score
@@ -113,7 +114,10 @@ class _Run:
             batch_size=self.config.train.batch_size,
         )
         try:
-            with contextlib.closing(stream):
+            with (
+                contextlib.closing(stream),
+                naming_what_does_not_fit(self.config.train.batch_size, self.config.resolution),
+            ):
                 train(
                     self.model,
                     lambda first: self._batches(stream, first),

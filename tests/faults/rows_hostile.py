@@ -41,15 +41,28 @@ def cli(where: Bed, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+INSPECT = """
+import sys
+from typer.testing import CliRunner
+from flows.zoo import weights
+for path in sys.argv[1:]:
+    done = CliRunner().invoke(weights, ["inspect", path])
+    print(path, type(done.exception).__name__, str(done.exception).replace("\\n", " "))
+"""
+
+
 def pickles(where: Bed, draw: Draw) -> None:
     """Every hostile file of weights, offered to the command that reads such files."""
     folder = where.root / f"weights-{draw.number}"
     for number, make in enumerate(BAD):
         (place := folder / str(number)).mkdir(parents=True)
         make(place / "weights.bin")
-        code, text = cli(where, "weights", "inspect", str(place / "weights.bin"))
-        refused(code, text, "weights.bin")
-        assert not (place / "ran").exists(), f"{make}: code ran"
+    paths = [str(folder / str(number) / "weights.bin") for number in range(len(BAD))]
+    done = run(where.checkout, sys.executable, "-c", INSPECT, *paths)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(paths), done.stdout + done.stderr
+    for make, path, said in zip(BAD, paths, done.stdout.splitlines(), strict=True):
+        assert said.startswith((f"{path} BadCheckpoint ", f"{path} ConfigError ")) and said.count(path) > 1, said
+        assert not (Path(path).parent / "ran").exists(), f"{make}: code ran"
 
 
 def pickled_checkpoint(where: Bed, draw: Draw) -> None:

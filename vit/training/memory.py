@@ -34,9 +34,10 @@ def naming_what_does_not_fit(batch_size: int, resolution: int) -> Generator[None
 
 
 def _is_about_memory(error: BaseException) -> bool:
-    """torch has a class of its own for GPUs only."""
+    """torch has a class of its own for GPUs only, and Python none for threads."""
     told = str(error)
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in told
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(words in told for words in ("allocate memory", "can't start new thread"))
 
 
 def _first_line(error: BaseException) -> str:

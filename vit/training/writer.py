@@ -36,8 +36,9 @@ class Writer:
             self._try(state)  # every rank has its part to write, and they must agree
             return
         copied, ready = _copied(state)
-        self._thread = threading.Thread(target=self._write, args=(copied, ready), name="checkpoint")
-        self._thread.start()
+        thread = threading.Thread(target=self._write, args=(copied, ready), name="checkpoint")
+        thread.start()  # or fails, for want of memory
+        self._thread = thread
 
     def wait(self) -> None:
         """Until nothing is being written."""

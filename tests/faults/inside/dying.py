@@ -8,8 +8,6 @@ import os
 import resource
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,27 @@ def at_byte(offset: int) -> None:
 
 def at_call(number: int, part: str) -> None:
     """Die right before the `number`-th of Python's calls that name a path with `part`: open, mkdir, rename, remove."""
+    _before_call(number, part, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def of_hunger(number: int, part: str, megabytes: int) -> None:
+    """From such a call on, have no more memory than these megabytes on top: what is beyond is refused."""
+
+    def starve() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
+
+    _before_call(number, part, starve)
+
+
+def _before_call(number: int, part: str, what: Callable[[], None]) -> None:
     left = number
 
     def call() -> None:
         nonlocal left
         left -= 1
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0:
+            what()
 
     _on_calls(part, call)
 
@@ -53,19 +65,6 @@ def _on_calls(part: str, call: Callable[[], None]) -> None:
             call()
 
     sys.addaudithook(hook)
-
-
-def of_hunger(module: str, seconds: float, megabytes: int) -> None:
-    """So long after a module was imported, no more memory than these megabytes on top: what is beyond is refused."""
-
-    def starve() -> None:
-        while module not in sys.modules:
-            time.sleep(0.1)
-        time.sleep(seconds)
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
-
-    threading.Thread(target=starve, daemon=True).start()
 
 
 def as_asked(text: str, command_line: list[str]) -> None:

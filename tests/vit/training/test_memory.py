@@ -19,7 +19,13 @@ def arrays() -> None:
     np.empty(2**55)
 
 
-@pytest.mark.parametrize(("work", "asked"), [(gpu, "20.00 MiB"), (torch_alone, "allocate"), (arrays, "PiB")])
+def threads() -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("work", "asked"), [(gpu, "20.00 MiB"), (torch_alone, "allocate"), (arrays, "PiB"), (threads, "thread")]
+)
 def test_what_needs_less_is_named(work: object, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(work)
     with pytest.raises(DoesNotFit) as told, naming_what_does_not_fit(48, 224):

@@ -1,6 +1,14 @@
 """All rows, by number."""
 
-from tests.faults import rows_checkpoints, rows_data, rows_hostile, rows_processes, rows_registry, rows_storage
+from tests.faults import (
+    rows_checkpoints,
+    rows_data,
+    rows_dvc,
+    rows_hostile,
+    rows_processes,
+    rows_registry,
+    rows_storage,
+)
 
-MODULES = (rows_processes, rows_checkpoints, rows_data, rows_storage, rows_registry, rows_hostile)
+MODULES = (rows_processes, rows_checkpoints, rows_data, rows_storage, rows_dvc, rows_registry, rows_hostile)
 ROWS = sorted((row for module in MODULES for row in module.ROWS), key=lambda row: row.number)

@@ -6,29 +6,26 @@ Only MlflowClient is used, never MLflow's active run, which is global to the pro
 import contextlib
 import logging
 import os
-import re
 import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from flows.adapters.mlflow_endings import Ending, catch_up, tell
+from flows.adapters.mlflow_points import Points
 from flows.adapters.mlflow_store import ServiceDown, check, check_name, client, root, tracking_uri
 
 # The store first: it sets the environment that MLflow reads when it is imported.
 # isort: split
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-__all__ = ["ServiceDown", "StageRun", "attached", "check", "close_stale", "find_run", "page", "stage_run"]
+__all__ = ["ServiceDown", "StageRun", "attached", "catch_up", "check", "close_stale", "find_run", "page", "stage_run"]
 
 logger = logging.getLogger("vitflow")
 
-FLUSH_EVERY = 2.0  # seconds between two writes of buffered points
 FINAL_WAIT = 60.0  # seconds that the end of a run waits for a lost server
-BATCH = 500  # points per request; MLflow accepts 1,000
-PARENT = "mlflow.parentRunId"  # MLflow's own tag: its UI shows the run below that one
 UNFINISHED = ("RUNNING", "FAILED", "KILLED")
 STAGE, FINGERPRINT, HOST, PID, BORN = (
     f"vitflow.{name}" for name in ("stage", "fingerprint", "host", "pid", "pid_started")
@@ -36,31 +33,22 @@ STAGE, FINGERPRINT, HOST, PID, BORN = (
 
 
 class StageRun:
-    """An open run. `log` only buffers; a thread writes, so a slow or lost server does not slow training.
-
-    Points keep their order. When a run is continued, points up to the last step the server has are not repeated.
-    """
+    """An open run. Numbers never wait for the server, nor do they get lost while it is away."""
 
     def __init__(self, run_id: str, experiment_id: str, *, continued: bool = False) -> None:
         self.run_id = run_id
-        self._uri = tracking_uri()
         self.url = _page(experiment_id, run_id)
-        self._continued = continued
-        self._last_steps: dict[str, int] = {}
-        self._buffer: list[Metric] = []
-        self._writing, self._appending = threading.Lock(), threading.Lock()
-        self._warned, self._closed = False, threading.Event()
-        self._thread: threading.Thread | None = None
+        self.points = Points(run_id, continued=continued)
+        self.ending = Ending(run_id=run_id)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record numbers at a step; raises ValueError for a name MLflow cannot store. Never waits for the server."""
-        now = int(time.time() * 1000)
-        points = [Metric(_metric_name(name), float(value), now, step) for name, value in metrics.items()]
-        with self._appending:
-            self._buffer += points
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_regularly, daemon=True, name="mlflow-points")
-            self._thread.start()
+        self.points.log(step, metrics)
+
+    def leave(self, files: Iterable[Path], children: Iterable[dict[str, Any]] = ()) -> None:
+        """Files to store and finished runs below this one (name, params, metrics), once it has ended well."""
+        self.ending.files += [str(file.resolve()) for file in files]
+        self.ending.children += children
 
     def log_artifacts(self, path: Path) -> None:
         """Store a file, or a directory with everything in it, under its own name."""
@@ -73,72 +61,8 @@ class StageRun:
         """Store an image under `figures/`."""
         client().log_artifact(self.run_id, str(path), "figures")
 
-    def log_child(self, name: str, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """A finished run below this one, such as a point of a sweep; one of that name is logged once."""
-        api = client()
-        experiment = api.get_run(self.run_id).info.experiment_id
-        query = f"tags.`{PARENT}` = '{self.run_id}' and attributes.run_name = '{_metric_name(name)}'"
-        if api.search_runs([experiment], query, max_results=1):
-            return
-        child = api.create_run(experiment, run_name=name, tags={PARENT: self.run_id}).info.run_id
-        now = int(time.time() * 1000)
-        api.log_batch(
-            child,
-            params=[Param(key, str(value)) for key, value in params.items()],
-            metrics=[Metric(_metric_name(key), float(value), now, 0) for key, value in metrics.items()],
-        )
-        api.set_terminated(child)
-
     def set_tags(self, tags: Mapping[str, str]) -> None:
         client().log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-
-    def flush(self) -> bool:
-        """Write all buffered points now; False, with one warning per outage, if the server does not take them."""
-        with self._writing:
-            try:
-                while self._buffer:
-                    self._write(min(BATCH, len(self._buffer)))
-            except (MlflowException, OSError) as error:
-                if not self._warned:
-                    logger.warning("MLflow does not take metrics; they are kept and sent later. %s", error)
-                self._warned = True
-                return False
-        self._warned = False
-        return True
-
-    def close(self, *, wait: float = FINAL_WAIT) -> None:
-        """Write what is left, waiting up to `wait` seconds for the server; what is lost then is said loudly."""
-        self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
-        deadline = time.monotonic() + wait
-        while not self.flush() and time.monotonic() < deadline:
-            time.sleep(min(1.0, wait))
-        if self._buffer:
-            logger.error(
-                "%d metric points of MLflow run %s are lost: %s did not take them within %.0f s. The stage's own files "
-                "hold its results",
-                *(len(self._buffer), self.run_id, self._uri, wait),
-            )
-
-    def _write(self, count: int) -> None:
-        """Send the first points of the buffer, then forget them. Sent twice, a point is stored once."""
-        points = [point for point in self._buffer[:count] if self._is_new(point)]
-        client().log_batch(self.run_id, metrics=points)
-        with self._appending:
-            del self._buffer[:count]
-
-    def _write_regularly(self) -> None:
-        while not self._closed.wait(FLUSH_EVERY if not self._warned else 3 * FLUSH_EVERY):
-            self.flush()
-
-    def _is_new(self, point: Metric) -> bool:
-        if not self._continued:
-            return True
-        if point.key not in self._last_steps:
-            history = client().get_metric_history(self.run_id, point.key)
-            self._last_steps[point.key] = max((old.step for old in history), default=-1)
-        return point.step > self._last_steps[point.key]
 
 
 @contextlib.contextmanager
@@ -170,9 +94,10 @@ def stage_run(
     try:
         yield stage
     except BaseException as error:  # KeyboardInterrupt, SystemExit and Prefect's cancellation are not Exceptions
-        _end(stage, "FAILED" if isinstance(error, Exception) else "KILLED", wait=0)
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        tell(Ending(run_id=stage.run_id, status=status), stage.points, wait=0)
         raise
-    _end(stage, "FINISHED", wait=FINAL_WAIT)
+    tell(stage.ending, stage.points, wait=FINAL_WAIT)
 
 
 @contextlib.contextmanager
@@ -183,7 +108,8 @@ def attached(run_id: str) -> Iterator[StageRun]:
     try:
         yield stage
     finally:
-        stage.close()
+        if not stage.points.close(wait=FINAL_WAIT):
+            logger.error("%d metric points of MLflow run %s are lost", len(stage.points.buffer), run_id)
 
 
 def find_run(fingerprint: str, stage: str) -> str | None:
@@ -254,14 +180,6 @@ def _by_tags(fingerprint: str, stage: str) -> str:
     return f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{STAGE}` = '{stage}'"
 
 
-def _end(stage: StageRun, status: str, *, wait: float) -> None:
-    stage.close(wait=wait)
-    try:
-        client().set_terminated(stage.run_id, status=status)
-    except (MlflowException, OSError) as error:
-        logger.warning("MLflow run %s could not be marked as %s: %s", stage.run_id, status, error)
-
-
 def _lives(run: Run) -> bool:
     pid, born = run.data.tags.get(PID, ""), run.data.tags.get(BORN, "")
     return pid.isdecimal() and (birth := _birth(int(pid))) != "" and born in ("", birth)
@@ -274,9 +192,3 @@ def _birth(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] == "Z" else fields[19]
-
-
-def _metric_name(name: str) -> str:
-    if not re.fullmatch(r"[\w.\- :][\w.\- :/]*", name) or ".." in name:
-        raise ValueError(f"metric name {name!r} may only have letters, digits and . _ - / : and spaces")
-    return name

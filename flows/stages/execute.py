@@ -50,6 +50,7 @@ def execute(
     for path in inputs.values():
         output.digest(path)
     mlflow_runs.check(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow_runs.catch_up()
     names = describe(run, stage) | dict(tags or {})
     start = time.monotonic()
     with mlflow_runs.stage_run(run.pipeline, f"{run.pipeline}/{stage}", names, flatten(config)) as tracked:
@@ -63,10 +64,8 @@ def execute(
             arrivals.remember(seen, out)
         seconds = time.monotonic() - start
         tracked.log(0, {"seconds": seconds})
-        for file in (*sorted(out.glob("*.png")), *sorted(out.glob("*.json"))):
-            tracked.log_artifacts(file)
-        for child in json.loads((out / output.RUNS).read_text()) if (out / output.RUNS).is_file() else ():
-            tracked.log_child(child["name"], child["params"], child["metrics"])
+        children = json.loads((out / output.RUNS).read_text()) if (out / output.RUNS).is_file() else ()
+        tracked.leave((*sorted(out.glob("*.png")), *sorted(out.glob("*.json"))), children)
     return Done(out=out, seconds=seconds, run_id=tracked.run_id, url=tracked.url)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from flows.adapters import mlflow_runs, mlflow_store
-from flows.adapters.mlflow_runs import ServiceDown, attached, check, close_stale, find_run, stage_run
+from flows.adapters import mlflow_endings, mlflow_points, mlflow_runs, mlflow_store
+from flows.adapters.mlflow_runs import ServiceDown, attached, catch_up, check, close_stale, find_run, stage_run
 from flows.adapters.mlflow_store import client
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -125,7 +125,7 @@ def test_only_runs_of_dead_processes_are_closed() -> None:
 
 
 def test_outage_delays_points_but_loses_none(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(mlflow_runs, "FLUSH_EVERY", 0.02)
+    monkeypatch.setattr(mlflow_points, "FLUSH_EVERY", 0.02)
     api = client()
     write, failures = api.log_batch, []
 
@@ -147,17 +147,49 @@ def test_outage_delays_points_but_loses_none(monkeypatch: pytest.MonkeyPatch, ca
     assert len([record for record in caplog.records if "does not take metrics" in record.message]) == 1
 
 
-def test_lost_points_are_said_loudly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_lost_server_misses_is_told_when_it_is_back(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(mlflow_runs, "FINAL_WAIT", 0.1)
+    (tmp_path / "curves.png").write_bytes(b"picture")
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("gone")
 
     with stage_run("lost", "mini/pretrain", tags("f6")) as run:
+        run.log(1, {"train/loss": 1.0})
+        assert run.points.flush()
         monkeypatch.setattr(client(), "log_batch", refuse)
-        run.log(1, {"train/loss": 1.0, "val/top1": 0.5})
-    monkeypatch.undo()
-    assert any(f"2 metric points of MLflow run {run.run_id} are lost" in line for line in caplog.messages)
+        run.log(2, {"train/loss": 0.5, "val/top1": 0.5})
+        children = [{"name": "seed-0", "params": {"seed": 0}, "metrics": {"val/top1": 0.5}}]
+        run.leave([tmp_path / "curves.png"], children)
+    file = store / mlflow_endings.UNTOLD / f"{run.run_id}.json"
+    assert any(f"how run {run.run_id} ended" in line and str(file) in line for line in caplog.messages)
+    catch_up()
+    assert file.is_file() and status(run.run_id) == "RUNNING", "it is still away"
+    monkeypatch.delattr(client(), "log_batch")
+    monkeypatch.setattr(client(), "log_artifact", refuse)
+    catch_up()
+    assert file.is_file(), "it takes numbers, but no files"
+    monkeypatch.delattr(client(), "log_artifact")
+    catch_up()
+    assert not file.exists() and status(run.run_id) == "FINISHED"
+    assert points(run.run_id, "train/loss") == [(1, 1.0), (2, 0.5)] and points(run.run_id, "val/top1") == [(2, 0.5)]
+    assert [one.path for one in client().list_artifacts(run.run_id)] == ["curves.png"]
+    experiment = client().get_run(run.run_id).info.experiment_id
+    assert len(client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.run_id}'")) == 1
+
+
+def test_gaps_are_filled_when_a_run_goes_on() -> None:
+    """Killed while the server was away, a run has lost points that the resumed training gives again."""
+    with pytest.raises(KeyboardInterrupt), stage_run("gaps", "mini/pretrain", tags("f10")) as run:
+        for step in (1, 4):
+            run.log(step, {"train/loss": step})
+        raise KeyboardInterrupt
+    with stage_run("gaps", "mini/pretrain", tags("f10")) as run:
+        for step in (2, 3, 4, 5):
+            run.log(step, {"train/loss": step})
+    assert sorted(points(run.run_id, "train/loss")) == [(step, step) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101])
@@ -216,7 +248,8 @@ def test_runs_of_a_sweep_lie_below_that_of_their_stage() -> None:
     with stage_run("sweep", "mini/finetune", tags("sweep0", "finetune")) as run:
         for _ in range(2):  # a second attempt at the end of a stage
             for seed in (0, 1):
-                run.log_child(f"seed-{seed}", {"learning_rate": 0.01, "seed": seed}, {"val/top1": 0.5 + seed / 10})
+                params, metrics = {"learning_rate": 0.01, "seed": seed}, {"val/top1": 0.5 + seed / 10}
+                run.leave([], [{"name": f"seed-{seed}", "params": params, "metrics": metrics}])
     experiment = client().get_run(run.run_id).info.experiment_id
     below = client().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
     found = {child.info.run_name: (child.data.params["seed"], child.data.metrics["val/top1"]) for child in below}

@@ -6,6 +6,7 @@ was taken out stops, and drift (someone edited a deployment in the UI) can be sh
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from flows.environment import apply_defaults
 apply_defaults()
 
 from prefect import serve  # noqa: E402  (environment first)
+from prefect._internal import observers  # noqa: E402
 from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName  # noqa: E402
@@ -21,13 +23,16 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.client.schemas.responses import DeploymentResponse  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
+from prefect.runner import _scheduled_run_poller  # noqa: E402
 from prefect.runner.storage import LocalStorage  # noqa: E402
 from prefect.schedules import Cron  # noqa: E402
+from prefect.utilities.services import critical_service_loop  # noqa: E402
 
 from flows.pipeline import vit_pipeline  # noqa: E402
 from flows.stages.config import load, names, root  # noqa: E402
 
 SAME = "unchanged"
+FAILED_POLLS = 10_000  # in a row, one each ten seconds, until the runner gives up: a day
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,8 +152,19 @@ def _drop_schedules(client: SyncPrefectClient, made: RunnerDeployment) -> None:
             client.delete_deployment_schedule(held.id, one.id)
 
 
+def _outlive_outages() -> None:
+    """Keep polling while Prefect's server is away: its runner (3.8) gives up after three times.
+
+    It would end with its runs or, its websocket being cut, never again hear of a run that is to be cancelled.
+    """
+    for module in (observers, _scheduled_run_poller):
+        assert module.critical_service_loop is critical_service_loop
+        vars(module)["critical_service_loop"] = functools.partial(critical_service_loop, consecutive=FAILED_POLLS)
+
+
 def _serve() -> None:
     """Offer all pipelines from this process until it is stopped."""
+    _outlive_outages()
     offered = [deployment(name) for name in names()]
     with get_client(sync_client=True) as client:
         held = _held(client)

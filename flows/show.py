@@ -7,7 +7,9 @@ import base64
 import contextlib
 import logging
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from vit.training.ledger import TOTALS
 
 logger = logging.getLogger("vitflow")
 UPDATE_EVERY = 2.0  # seconds between two updates of the progress artifact
+FINISH_SECONDS = 5.0  # that the end of a stage waits for its last update
 LITTLE = 0.005  # device-hours that are not worth a word
 LOG_EVERY = 10.0  # seconds between two progress lines in the task's log
 _watchers: list[Callable[[str, Done | None], None]] = []
@@ -68,22 +71,56 @@ def live(stage: str) -> Iterator[tuple[Listener, ...]]:
     start = time.monotonic()
     last = {"update": 0.0, "log": 0.0}
 
+    bar = _Bar(artifact[0]) if artifact else None
+
     def listen(event: Progress) -> None:
         now = time.monotonic()
         final = event.step >= event.total
-        if artifact and (final or now - last["update"] > UPDATE_EVERY):
+        if bar and (final or now - last["update"] > UPDATE_EVERY):
             last["update"] = now
-            percent = 100.0 * event.step / max(event.total, 1)
-            update_progress_artifact(artifact[0], progress=percent, description=f"{stage}: {sentence(event)}")
+            bar.show(100.0 * event.step / max(event.total, 1), f"{stage}: {sentence(event)}")
         if final or now - last["log"] > LOG_EVERY:
             last["log"] = now
             log.info("%s: %s", stage, sentence(event))
 
-    yield (listen, *_listeners)
-    if artifact:
-        with _warning():
-            seconds = time.monotonic() - start
-            update_progress_artifact(artifact[0], progress=100.0, description=f"{stage}: done in {seconds:.0f} s")
+    try:
+        yield (listen, *_listeners)
+        if bar:
+            bar.show(100.0, f"{stage}: done in {time.monotonic() - start:.0f} s")
+    finally:
+        if bar:
+            bar.finish()
+
+
+class _Bar:
+    """A progress artifact that a thread keeps at the newest value: a server that is away holds no training up."""
+
+    def __init__(self, artifact: UUID) -> None:
+        self._artifact = artifact
+        self._newest: deque[tuple[float, str]] = deque(maxlen=1)
+        self._changed, self._finished = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._update, daemon=True, name="prefect-progress")
+        self._thread.start()
+
+    def show(self, percent: float, description: str) -> None:
+        """Soon; never waits."""
+        self._newest.append((percent, description))
+        self._changed.set()
+
+    def finish(self) -> None:
+        """After a last update, if there is somebody to tell."""
+        self._finished.set()
+        self._changed.set()
+        self._thread.join(FINISH_SECONDS)
+
+    def _update(self) -> None:
+        while not self._finished.is_set() or self._newest:
+            self._changed.wait()
+            self._changed.clear()
+            if self._newest:
+                percent, description = self._newest.pop()
+                with _warning():
+                    update_progress_artifact(self._artifact, progress=percent, description=description)
 
 
 def sentence(event: Progress) -> str:
@@ -123,8 +160,8 @@ def spent(totals: Mapping[str, float]) -> list[str]:
 
 def pictures(stage: str, out: Path) -> None:
     """The stage's PNG files as artifacts of its task run, with a caption each."""
-    for path in sorted(out.glob("*.png")):
-        with _warning():
+    with _warning():  # around all: each would wait for a server that is away
+        for path in sorted(out.glob("*.png")):
             key = f"{stage}-{path.stem}".replace("_", "-")
             text = f"{_inline(path)}\n\n`{path}`\n"
             create_markdown_artifact(

@@ -51,12 +51,13 @@ def _some(images: Sequence[str], uri: str, top_k: int) -> list[dict[str, Any]]:
 def _all(request: dict[str, Any], uri: str, *, shown: bool) -> dict[str, Any]:
     """Counts of the table that was written."""
     from flows.adapters import mlflow_registry
+    from flows.adapters.mlflow_store import patiently
     from flows.stages import progress
     from flows.stages.config import root
     from flows.stages.predict_folder import Request, predict_folder
     from flows.terminal import counted
 
-    version = mlflow_registry.version(uri).uri
+    version = patiently(lambda: mlflow_registry.version(uri)).uri
     asked = Request(**request, model=version)
     with (
         counted(shown=shown) as tell,

@@ -6,13 +6,15 @@ Without MLFLOW_TRACKING_URI everything is kept in the checkout: `mlflow.db` (SQL
 import contextlib
 import fcntl
 import functools
+import logging
 import os
 import re
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 # Before the import: MLflow reads these once. No telemetry, no start-up chatter, no pickles, no index of packages, and
 # requests that give up within a minute or two instead of ten.
@@ -29,6 +31,9 @@ if TYPE_CHECKING:  # importing mlflow takes seconds, and every command imports t
     from mlflow.tracking import MlflowClient
 
 HEALTH_TIMEOUT = 5.0  # seconds
+RESTART_SECONDS = 60.0  # that a restart of the server may take
+T = TypeVar("T")
+logger = logging.getLogger("vitflow")
 
 
 class ServiceDown(ConnectionError):
@@ -64,6 +69,32 @@ def check(uri: str) -> None:
         f"the MLflow server at {uri} {reason}. Start it (`make up`), correct MLFLOW_TRACKING_URI, or unset it to "
         "keep runs in this checkout"
     )
+
+
+def patiently(work: Callable[[], T], seconds: float = RESTART_SECONDS) -> T:
+    """What `work` returns, called again while the server is away, for at most so long: readers outlive its restart.
+
+    Raises what `work` raises, at once if the server answers.
+    """
+    deadline, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return work()
+        except Exception:
+            if _answers() or time.monotonic() > deadline:
+                raise
+            if not told:
+                logger.warning("MLflow does not answer at %s; waiting up to %.0f s for it", tracking_uri(), seconds)
+            told = True
+        time.sleep(1)
+
+
+def _answers() -> bool:
+    try:
+        check(tracking_uri())
+    except ServiceDown:
+        return False
+    return True
 
 
 def client() -> "MlflowClient":

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from flows.adapters import listing, ray_cluster, storage
-from flows.adapters.mlflow_store import locked
+from flows.adapters.mlflow_store import locked, patiently
 from flows.adapters.ray_map import as_done
 from flows.stages import progress
 from vit.data.pictures import UnreadableImage, decode
@@ -137,7 +137,7 @@ def _answer_all(request: Request, pieces: Mapping[str, Sequence[str]], scratch: 
         report(num_done, {})
         model = scratch / "model"
         shutil.rmtree(model, ignore_errors=True)
-        asked = Asked(request=request, model=mlflow_models.download(request.model, model))
+        asked = Asked(request=request, model=patiently(lambda: mlflow_models.download(request.model, model)))
         for (key, names), table in _answered(asked, left.items()):
             part = scratch / f".{key}.{os.getpid()}"
             pq.write_table(table, part)

@@ -47,9 +47,10 @@ def up(*, prefect_port: int, mlflow_port: int, database: Database) -> None:
         held = stack.enter_context(databases(database, _logs()))
         console.print(f"starting the Prefect and MLflow servers on {held.sentence} …", highlight=False)
         for_prefect, for_mlflow = ui | held.prefect, no_jobs | held.mlflow
+        served_mlflow = mlflow_command(mlflow_port, (root() / "mlartifacts").as_uri())
         servers = {
-            "Prefect server": stack.enter_context(_running(_prefect_command(prefect_port), "prefect", for_prefect)),
-            "MLflow server": stack.enter_context(_running(_mlflow_command(mlflow_port), "mlflow", for_mlflow)),
+            "Prefect server": stack.enter_context(_running(prefect_command(prefect_port), "prefect", for_prefect)),
+            "MLflow server": stack.enter_context(_running(served_mlflow, "mlflow", for_mlflow)),
         }
         _wait(servers["Prefect server"], "Prefect server", f"{prefect}/api/health")
         _wait(servers["MLflow server"], "MLflow server", f"{mlflow}/health")
@@ -64,12 +65,13 @@ def up(*, prefect_port: int, mlflow_port: int, database: Database) -> None:
             _watch(servers)
 
 
-def _prefect_command(port: int) -> list[str]:
+def prefect_command(port: int) -> list[str]:
+    """Of the Prefect server."""
     return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
 
 
-def _mlflow_command(port: int) -> list[str]:
-    artifacts = (root() / "mlartifacts").as_uri()
+def mlflow_command(port: int, artifacts: str) -> list[str]:
+    """Of the MLflow server, which hands out and takes in the artifacts itself, kept at that address."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--serve-artifacts", "--artifacts-destination", artifacts),

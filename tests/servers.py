@@ -5,37 +5,69 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
+from flows.adapters.child_process import ends_with_parent
 from tests.checkout import environment
 from tests.ui.served import free_port
 
 START_SECONDS = 180.0
 
 
-@contextlib.contextmanager
-def running(command: Sequence[str], health: str, checkout: Path, log: Path, **extra: str) -> Iterator[None]:
-    """A server in a checkout, until the block ends; it is there once `health` answers."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=checkout, env=environment(checkout, **extra), stdout=file, stderr=file, start_new_session=True
-        )
-    deadline = time.monotonic() + START_SECONDS
-    try:
-        while not answers(health):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+class Server:
+    """A server of a checkout, at an address that stays when it is lost and started again."""
+
+    def __init__(
+        self, command: Sequence[str], ready: Callable[[], bool], checkout: Path, log: Path, **extra: str
+    ) -> None:
+        self.command, self.ready, self.checkout, self.log, self.extra = command, ready, checkout, log, extra
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns once it is ready."""
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.checkout,
+                env=environment(self.checkout, **self.extra),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=ends_with_parent(),
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.ready():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
-        yield
-    finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.kill()
-        for member in family:
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all below it, as long as it lives."""
+        if self.process is None or self.process.poll() is not None:
+            return []
+        head = psutil.Process(self.process.pid)
+        return [head, *head.children(recursive=True)]
+
+    def kill(self) -> None:
+        """Without a word to it, and all below it."""
+        for member in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-        process.wait()
+        if self.process is not None:
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], health: str, checkout: Path, log: Path, **extra: str) -> Iterator[Server]:
+    """A server in a checkout, until the block ends; it is there once `health` answers."""
+    server = Server(command, lambda: answers(health), checkout, log, **extra)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @contextlib.contextmanager

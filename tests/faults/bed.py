@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from tests.checkout import environment, hashes, make_checkout, run
+from tests.faults import stack
 from tests.s3 import swift
 
 STEPS, SAVE_EVERY, LOG_EVERY = 240, 24, 4
@@ -59,6 +60,11 @@ class Bed:
         """A real S3 server."""
         return self._open.enter_context(swift.running(self.root / f"swift-{os.getpid()}"))
 
+    @functools.cached_property
+    def stack(self) -> stack.Stack:
+        """Prefect, MLflow and a runner in a checkout where pre-training comes next."""
+        return self._open.enter_context(stack.running(self.copy(self.checkout), self.root / f"stack-{os.getpid()}"))
+
     def copy(self, checkout: Path) -> Path:
         """Another directory with the same state."""
         self._copies += 1
@@ -86,9 +92,10 @@ class Bed:
 def bed(kept: Path | None = None) -> Iterator[Bed]:
     """In a directory whose path is short enough for the sockets of Ray and Swift; `kept` has what an earlier one made,
     with the code of that time."""
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as opened:
         temporary = tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp", ignore_cleanup_errors=True)
-        made = Bed(kept or Path(stack.enter_context(temporary)))
+        made = Bed(kept or Path(opened.enter_context(temporary)))
+        made.root.chmod(0o711)  # PostgreSQL, where it is not ours, has to come through
         try:
             yield made
         finally:

@@ -38,15 +38,13 @@ class Registrar:
 
 
 @contextlib.contextmanager
-def registrars(where: Bed, count: int) -> Iterator[list[Registrar]]:
-    """So many processes on the registry of the checkout."""
+def registrars(where: Bed, count: int, **variables: str) -> Iterator[list[Registrar]]:
+    """So many processes on the registry of the checkout, unless a variable names another."""
     command = [sys.executable, "-m", "tests.faults.promoting"]
+    env = environment(where.checkout, **variables)
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     made = [
-        Registrar(
-            where.checkout, subprocess.Popen(command, cwd=where.checkout, env=environment(where.checkout), **pipes)
-        )
-        for _ in range(count)
+        Registrar(where.checkout, subprocess.Popen(command, cwd=where.checkout, env=env, **pipes)) for _ in range(count)
     ]
     try:
         yield made

@@ -156,6 +156,7 @@ def cancelled(where: Bed, draw: Draw) -> Trial:
         time.sleep(draw.source.uniform(0, 1 if trains else 20))
         done = beds.reported(stack.checkout)
         seconds = stack.cancel(flow_run, END_SECONDS)
+        assert not trains or "CRASHED" not in stack.states(flow_run), "Prefect took it for a crash"
         kept = beds.saved(stack.checkout)
         assert kept >= done, f"{workers} workers: step {done} was reported, but {kept} is saved"
         assert not trains or kept % EVERY, f"nothing was saved but every {EVERY}th step: {kept}"

@@ -75,6 +75,10 @@ class Stack:
         """As Prefect has it: `type`, `name`, `message`."""
         return self.ask(f"flow_runs/{flow_run}")["state"]
 
+    def states(self, flow_run: str) -> list[str]:
+        """The types of states that it has had."""
+        return [one["type"] for one in self.ask(f"flow_run_states/?flow_run_id={flow_run}")]
+
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Prefect's API."""
         return _ask(f"{self.environment['PREFECT_API_URL']}/{path}", body)

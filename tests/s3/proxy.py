@@ -27,7 +27,8 @@ class Plan:
 
     500, 503, 403: an error instead of the answer; reset: the connection breaks in the middle of the body; truncate:
     the body ends early; corrupt: one byte is another; late: nothing comes for `pause` seconds; stall: the second half
-    does not; drip: a byte each 50 ms; slow: the body takes `pause` seconds but arrives whole.
+    does not; drip: a byte each 50 ms; slow: the body takes `pause` seconds but arrives whole; stale: a listing lacks
+    its last object.
     """
 
     seed: int = 0
@@ -124,6 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "late":
             self.proxy.pause(self.proxy.plan.pause)
         status, headers, data = self._forward(body)
+        if fault == "stale" and b"<Contents>" in data:
+            data = data[: data.rfind(b"<Contents>")] + data[data.rfind(b"</Contents>") + len(b"</Contents>") :]
+            headers = [(name, str(len(data)) if name.lower() == "content-length" else value) for name, value in headers]
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)

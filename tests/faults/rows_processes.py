@@ -199,10 +199,10 @@ ROWS = [
         number=1,
         fault="SIGKILL to one of two Ray workers at a random step: the run ends by itself with the bits of an "
         "undisturbed one, weights and metric log; at most one checkpoint interval is redone",
-        times=6,
+        times=4,
         attempt=killed_worker,
-        fewer="6 of 20: each takes half a minute",
         brief=1,
+        fewer="4 of 20: each takes half a minute",
     ),
     Row(
         number=2,
@@ -239,7 +239,7 @@ ROWS = [
         number=23,
         fault="`dvc repro` killed (TERM, KILL) and started again at once: the orphan ends within 5 s, no two train "
         "side by side, same bits",
-        times=4,
+        times=2,
         attempt=killed_dvc,
         brief=1,
     ),

@@ -262,14 +262,15 @@ ROWS = [
         number=13,
         fault="SIGKILL in the middle of an upload in parts: no part of it is visible, the next try completes it, no "
         "parts are left",
-        times=20,
+        times=8,
         attempt=killed_upload,
+        fewer="8 of 20: each takes ten seconds",
     ),
     Row(
         number=14,
         fault="the disk is full at 10 to 95 % of a stage's output (a small tmpfs): a sentence with the path, nothing "
         "half-written, the same bytes once there is room",
-        times=10,
+        times=5,
         attempt=full_disk,
         left_out="register, whose output is one small file and the registry",
     ),

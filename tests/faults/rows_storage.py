@@ -188,7 +188,7 @@ def full_disk(where: Bed, draw: Draw) -> Trial:
     expected = hashes(runs / stage)
     size = sum(path.stat().st_size for path in (runs / stage).rglob("*") if path.is_file())
     faults.remove(runs / stage, draw.source)
-    rest = sum(4096 + -(-path.stat().st_size // 4096) * 4096 for path in runs.rglob("*"))
+    rest = sum(-(-path.stat().st_size // 4096) * 4096 for path in runs.rglob("*") if path.is_file())
     room = rest + int(size * share)
     left = 'ls -A "$place" | grep -q writing && echo half-written'
     room_again = 'mount -o remount,size=1G "$place"; "$@" && cp -a "$place"/. "$result"'

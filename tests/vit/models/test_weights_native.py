@@ -1,9 +1,11 @@
 """Our own format, and the doors: load, inspect and convert with every kind of network."""
 
 import dataclasses
+import errno
 import json
 import logging
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import vit.models
+from tests.faults import faults
 from tests.vit.models.weights_toys import V2, filled, hybrid, resnet, same
 from tests.vit.models.weights_toys import vit as toy
 from vit.models.build import Method, ModelConfig, build
@@ -262,3 +265,15 @@ def test_doors_open_on_first_use_only() -> None:
     assert vit.models.create("ViT-Ti/16", num_classes=2, resolution=16).num_classes == 2
     with pytest.raises(AttributeError, match=re.escape("module 'vit.models' has no attribute 'unload'")):
         _ = vit.models.unload
+
+
+def test_an_error_of_the_disk_is_one_of_the_system(tmp_path: Path) -> None:
+    """And not of safetensors, which nobody else knows. Here files may not be larger than a kilobyte."""
+
+    def save() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(OSError, match="File too large") as told:
+            files.save_safetensors(tmp_path / "x.safetensors", {"x": torch.zeros(10_000)}, {"format": "pt"})
+        assert told.value.errno == errno.EFBIG
+
+    assert faults.in_child(save) == 0

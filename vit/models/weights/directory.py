@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vit.models.weights.checkpoint import BadCheckpoint
-from vit.models.weights.files import read_tensors
+from vit.models.weights.files import read_tensors, save_safetensors
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which both libraries look
@@ -86,7 +85,7 @@ def write(directory: Path, tensors: Mapping[str, Tensor], documents: Mapping[str
     for name, document in documents.items():
         (partial / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     state = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    save_file(state, partial / WEIGHTS[0], metadata={"format": "pt"})  # one entry: safetensors writes more in any order
+    save_safetensors(partial / WEIGHTS[0], state, {"format": "pt"})  # one entry: safetensors writes more in any order
     partial.replace(directory)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
@@ -123,7 +124,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     """
     state = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     with replacing(path) as partial:
-        save_file(state, partial, metadata=dict(metadata))
+        save_safetensors(partial, state, metadata)
+
+
+def save_safetensors(path: Path, state: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """safetensors' own writer, whose errors of the disk (it is full, say) are OSErrors, as everybody else's."""
+    try:
+        save_file(state, path, metadata=dict(metadata))
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _kind(path: Path) -> Kind | None:

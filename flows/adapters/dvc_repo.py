@@ -16,6 +16,7 @@ import yaml
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 logger = logging.getLogger("vitflow.dvc")
+UNPUSHED = Path(".vitflow") / "unpushed"  # targets that the remote could not take, a line each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,21 @@ def commit(root: Path, target: str) -> None:
     with _repo(root) as repo:
         repo.commit(target, force=True)
         if repo.config["core"].get("remote"):
-            with _warning(f"{target} is recorded, but could not be pushed to the remote; run `dvc push` later"):
-                repo.push(targets=[target])
+            _push(repo, root / UNPUSHED, target)
+
+
+def _push(repo: Any, unpushed: Path, target: str) -> None:
+    """To the remote, together with what it could not take before."""
+    waiting = set(unpushed.read_text().split()) if unpushed.is_file() else set[str]()
+    waiting.add(target)
+    unpushed.parent.mkdir(parents=True, exist_ok=True)
+    unpushed.write_text("\n".join(sorted(waiting)) + "\n")
+    said = (
+        f"{target} is recorded, but could not be pushed to the remote; the next stage tries again, or `dvc push` does"
+    )
+    with _warning(said):
+        repo.push(targets=sorted(waiting))
+        unpushed.unlink()
 
 
 def code_state(root: Path, target: str) -> dict[str, str]:

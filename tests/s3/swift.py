@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ class Server:
 
     port: int
     secret_key: str
+    processes: "_Processes" = field(repr=False, compare=False)
     access_key: str = ACCESS_KEY
 
     @property
@@ -120,6 +121,15 @@ class Server:
             aws_secret_access_key=self.secret_key,
             config=Config(retries={"mode": "standard", "total_max_attempts": 8}),
         )
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Killed for the block, then started again at the same ports with the same data."""
+        self.processes.kill()
+        try:
+            yield
+        finally:
+            self.processes.start(self)
 
     def make_bucket(self, name: str) -> str:
         client = self.client()
@@ -153,30 +163,45 @@ class NotOurs(RuntimeError):
 def _started(root: Path) -> Iterator[Server]:
     (root / "devices" / "disk").mkdir(parents=True)
     (root / "swift.conf").write_text(SWIFT)
-    processes: list[subprocess.Popen[bytes]] = []
     with _own_ports(4) as numbers:
-        ports = dict(zip([*SERVERS, "proxy"], numbers, strict=True))
-        server = Server(ports["proxy"], secrets.token_hex(16))
-        for name, port in ports.items():
+        processes = _Processes(root, dict(zip([*SERVERS, "proxy"], numbers, strict=True)))
+        server = Server(processes.ports["proxy"], secrets.token_hex(16), processes)
+        for name, port in processes.ports.items():
             common = COMMON.format(port=port, user=getpass.getuser(), root=root)
             own = PROXY.format(page=PAGE, secret=server.secret_key) if name == "proxy" else STORAGE.format(name=name)
             (root / f"{name}-server.conf").write_text(common + own)
-        subprocess.run([sys.executable, "-c", RINGS, root, *(str(ports[name]) for name in SERVERS)], check=True)
+        ports = [str(processes.ports[name]) for name in SERVERS]
+        subprocess.run([sys.executable, "-c", RINGS, root, *ports], check=True)
         try:
-            for name, module in {**SERVERS, "proxy": "swift.proxy.server"}.items():
-                processes.append(_start(root, name, module))
-            _wait(root, list(ports.values()), processes, server)
+            processes.start(server)
             yield server
         finally:
-            for process in processes:
-                process.kill()
-            for process in processes:
-                process.wait()
+            processes.kill()
+
+
+class _Processes:
+    """The four of a server."""
+
+    def __init__(self, root: Path, ports: dict[str, int]) -> None:
+        self.root, self.ports = root, ports
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, server: "Server") -> None:
+        """Returns once they answer; raises NotOurs."""
+        for name, module in {**SERVERS, "proxy": "swift.proxy.server"}.items():
+            self._running.append(_start(self.root, name, module))
+        _wait(self.root, list(self.ports.values()), self._running, server)
+
+    def kill(self) -> None:
+        for process in self._running:
+            process.kill()
+        while self._running:
+            self._running.pop().wait()
 
 
 def _start(root: Path, name: str, module: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", f"from {module} import main; main()", root / f"{name}-server.conf", "-v"]
-    with (root / f"{name}.log").open("wb") as output:
+    with (root / f"{name}.log").open("ab") as output:
         return subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=_environment(), preexec_fn=_die_with_parent
         )

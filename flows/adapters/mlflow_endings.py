@@ -44,7 +44,9 @@ def tell(ending: Ending, points: Points, *, wait: float) -> None:
     file = root() / UNTOLD / f"{ending.run_id}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     waiting = [(point.key, point.value, point.timestamp, point.step) for point in points.buffer]
-    file.write_text(json.dumps({"uri": tracking_uri(), "points": waiting, **dataclasses.asdict(ending)}) + "\n")
+    work = file.with_suffix(".writing")  # or whoever is killed here leaves half of it
+    work.write_text(json.dumps({"uri": tracking_uri(), "points": waiting, **dataclasses.asdict(ending)}) + "\n")
+    work.replace(file)
     logger.warning(
         "MLflow at %s could not be told how run %s ended (%s): %d metric points and %d files are kept in %s, and sent "
         "when the next stage of this checkout runs. The stage's own files hold its results",

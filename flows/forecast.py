@@ -17,6 +17,7 @@ from flows.stages.config import Pipeline
 from flows.stages.run import Run
 from vit.models.build import ModelConfig, at_resolution
 from vit.training.config import TrainConfig
+from vit.training.sweep import SweepConfig, grid, repeated
 
 TRAININGS = ("pretrain", "finetune", "evaluate")
 LONG = 24.0  # device-hours without a GPU that are worth a sentence
@@ -94,7 +95,9 @@ def work(config: Pipeline, stage: str, *, tasks: int) -> dict[str, float]:
     """Trainings, images, steps and exaFLOPs of a stage, as they are counted; of evaluate, of all its trainings."""
     from vit.models import counting
 
-    trainings = _trainings(config, stage) * (2 * tasks if stage == "evaluate" else 1)  # also from random weights
+    trainings = _trainings(config, stage)
+    if stage == "evaluate":  # a task also from random weights
+        trainings = trainings * 2 * tasks + _transfers(config)
     images = sum(train.steps * train.batch_size for train in trainings)
     exaflops = counting.exaflops(_network(config, stage), images)
     steps = sum(train.steps for train in trainings)
@@ -102,14 +105,25 @@ def work(config: Pipeline, stage: str, *, tasks: int) -> dict[str, float]:
 
 
 def _trainings(config: Pipeline, stage: str) -> list[TrainConfig]:
-    """The points of a sweep, none of them given up, and what runs once one is chosen; without a sweep the only one."""
-    from vit.training.sweep import grid, repeated
-
     section = getattr(config, stage)
-    if stage == "pretrain":
-        return [section.train]
-    points = grid(section.sweep, section.train)
-    return [*(points if len(points) > 1 else ()), *repeated(section.sweep, section.train)]
+    return [section.train] if stage == "pretrain" else _swept(section.sweep, section.train)
+
+
+def _transfers(config: Pipeline) -> list[TrainConfig]:
+    """To the benchmarks beside VTAB that are trained on, as evaluate does it."""
+    asked = config.evaluate
+    found: list[TrainConfig] = []
+    for row in (asked.benchmarks[name] for name in config.prepare.benchmarks if name in asked.benchmarks):
+        train = dataclasses.replace(asked.train, steps=row.steps, warmup_steps=row.warmup_steps)
+        sweep = dataclasses.replace(asked.sweep, steps=(), learning_rates=row.learning_rates)
+        found += _swept(sweep, train if asked.protocol == "own" else asked.train)
+    return found
+
+
+def _swept(sweep: SweepConfig, train: TrainConfig) -> list[TrainConfig]:
+    """The points of a sweep, none of them given up, and what runs once one is chosen; without a sweep the only one."""
+    points = grid(sweep, train)
+    return [*(points if len(points) > 1 else ()), *repeated(sweep, train)]
 
 
 def cost(config: Pipeline, stage: str, devices: Devices, *, tasks: int) -> dict[str, float]:

@@ -9,6 +9,15 @@ from collections.abc import Iterator
 # The columns of Tables 5 and 6.
 BENCHMARKS = ("ImageNet", "ImageNet ReaL", "CIFAR-10", "CIFAR-100", "Oxford-IIIT Pets", "Oxford Flowers-102")
 IMAGENET = "finetune/val/top1"  # where the network was fine-tuned on ImageNet
+MEASURED = {
+    "ImageNet": IMAGENET,
+    "ImageNet ReaL": "benchmark/imagenet-real",
+    "CIFAR-10": "benchmark/cifar10",
+    "CIFAR-100": "benchmark/cifar100",
+    "Oxford-IIIT Pets": "benchmark/oxford-iiit-pets",
+    "Oxford Flowers-102": "benchmark/oxford-flowers102",
+    "VTAB-1k": "vtab/mean_of_tasks",
+}
 TABLE_5 = {
     "vit-b16-i1k": (77.91, 83.57, 98.13, 87.13, 93.81, 89.49),
     "vit-b32-i1k": (73.38, 79.56, 97.77, 86.31, 92.04, 85.43),
@@ -118,7 +127,7 @@ def _published(pipeline: str) -> Iterator[Published]:
         yield _one("upstream validation", UPSTREAM[pipeline], "issue 62", "pretrain/val/top1")
     for table, source in ((TABLE_5, "Table 5"), (TABLE_6, "Table 6")):
         for what, value in zip(BENCHMARKS, table.get(pipeline, ()), strict=False):
-            yield _one(what, value, source, IMAGENET if what == "ImageNet" else None)
+            yield _one(what, value, source, MEASURED[what])
     if pipeline in TABLE_6:
         yield _one("pre-training, exaFLOPs", TABLE_6[pipeline][-1], "Table 6", "pretrain/exaflops")
     if pipeline in TABLE_7:
@@ -126,8 +135,7 @@ def _published(pipeline: str) -> Iterator[Published]:
         yield _one("ImageNet", imagenet, "Table 7", IMAGENET)
         yield _one("mean of five data sets", mean, "Table 7", None)
     for what, (value, std) in zip((*BENCHMARKS, "VTAB-1k"), TABLE_2.get(pipeline, ()), strict=False):
-        known = {"ImageNet": IMAGENET, "VTAB-1k": "vtab/mean_of_tasks"}
-        yield dataclasses.replace(_one(what, value, "Table 2", known.get(what)), std=std)
+        yield dataclasses.replace(_one(what, value, "Table 2", MEASURED[what]), std=std)
     if pipeline in TABLE_9:
         yield from _vtab(TABLE_9[pipeline])
 

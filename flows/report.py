@@ -84,6 +84,7 @@ def rows(run: Run) -> list[Row]:
             note=random,
         )
     )
+    table += [Row(what=name, value=_percent(one["top1"])) for name, one in sorted(scores["benchmarks"].items())]
     table.append(_frozen(scores["frozen_mean_of_tasks"]))
     table += _spent(registered["metrics"])
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))

@@ -13,6 +13,7 @@ from flows.paper_results import IMAGENET, Published, published
 from flows.report import CAPTIONS, Row
 from flows.stages.config import Pipeline
 from flows.stages.markdown import plain
+from flows.stages.suite import AS_IS, TRANSFERRED
 
 INSIDE = ("filters", "positions", "attention_distance", "rollout")
 DASH = "–"
@@ -60,6 +61,7 @@ def sections(
         _beside_the_paper(numbers, config),
         _groups(scores, numbers["pipeline"]),
         dataclasses.replace(_tasks(scores["tasks"]), pictures=shown["scores",]),
+        _benchmarks(scores["benchmarks"]),
         _few_shot(scores["tasks"], list(scores["groups"])),
         Section(title="Learning curves", pictures=shown["curves",]),
         _cost(registered["metrics"], work(config, tasks=len(scores["tasks"]))),
@@ -186,6 +188,21 @@ def _tasks(tasks: Mapping[str, Mapping[str, Any]]) -> Section:
         "features, the last with the standard deviation over supports (docs/evaluation.md)."
     )
     return Section(title="Tasks", head=head, lines=tuple(lines), note=note)
+
+
+def _benchmarks(scores: Mapping[str, Mapping[str, Any]]) -> Section:
+    """After Table 2."""
+    how = {TRANSFERRED: "fine-tuned to it", AS_IS: "as the model answers"}
+    lines = [
+        (
+            *(name, how[one["group"]], _spread(one["top1"], one["top1_std"]), _percent(one["top1_clean"], "none left")),
+            f"{one['num_test']:,}",
+        )
+        for name, one in sorted(scores.items())
+    ]
+    note = "Top-1, %, with the standard deviation over fine-tunings. Clean: without test images that the corpus shows."
+    head = ("data set", "how", "top-1", "clean", "test images")
+    return Section(title="Benchmarks of Table 2", head=head, lines=tuple(lines), note=note)
 
 
 def _shots(tasks: Mapping[str, Mapping[str, Any]]) -> list[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flows.adapters.mlflow_store import check_name
 from flows.stages import lineage, output
 from flows.stages.markdown import plain
+from flows.stages.suite import AS_IS, TRANSFERRED
 from vit.models.build import ModelConfig
 from vit.models.weights import native
 from vit.training.ledger import TOTALS
@@ -47,6 +48,7 @@ $lineage
 """)
 
 FAMILY = "vtab.family"  # tag
+HOW = {TRANSFERRED: "benchmark, fine-tuned to", AS_IS: "benchmark, answered as it is"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,9 @@ def collect(*, dedup: Path, pretrain: Path, model: Path, scores: Path) -> dict[s
     top1 |= {name: group["top1"] for name, group in report["groups"].items()}
     top1 |= {name: report[name] for name in ("mean_of_tasks", "mean_of_groups")}
     found |= _numbers("frozen", report["frozen_mean_of_tasks"])
-    found |= {f"vtab/{name}": math.nan if value is None else float(value) for name, value in top1.items()}
+    top1 = {f"vtab/{name}": value for name, value in top1.items()}
+    top1 |= {f"benchmark/{name}": one["top1"] for name, one in report["benchmarks"].items()}
+    found |= {name: math.nan if value is None else float(value) for name, value in top1.items()}
     return dict(sorted(found.items()))
 
 
@@ -201,6 +205,11 @@ def card(inputs: Mapping[str, Path], metrics: Mapping[str, float], tags: Mapping
         f"| {plain(task['group'])} | {plain(name)} | {plain(task['family'])} | {_percent(task['top1'])} "
         f"| {_percent(task['top1_random_init'])} | {_percent(task['chance'])} | {task['num_test']} |"
         for name, task in sorted(scores["tasks"].items(), key=lambda item: (item[1]["group"], item[0]))
+    ]
+    rows += [
+        f"| {HOW[one['group']]} | {plain(name)} | {plain(one['family'])} | {_percent(one['top1'])} | – "
+        f"| {_percent(one['chance'])} | {one['num_test']} |"
+        for name, one in sorted(scores["benchmarks"].items())
     ]
     return CARD.substitute(
         network=network(model.config),

@@ -1,5 +1,6 @@
 """`vitflow run NAME --dry-run`: for every pipeline what would run, on which data, at which cost, what is missing."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from flows import forecast
 from flows.adapters import storage
 from flows.cli import app
 from flows.stages.config import load, names
+from flows.stages.judging import BenchmarkConfig
 from flows.stages.run import Run
 from tests.checkout import ROOT, environment
 from tests.s3.stores import environment as s3_environment
@@ -146,6 +148,20 @@ def test_a_sweep_costs_its_points_and_its_seeds() -> None:
     single = dry("vit-b16-i1k", "--on", "H100", *once)["cost"]
     assert single["finetune"]["trainings"] == 1 and single["evaluate"]["trainings"] == 2 * 19 * 3
     assert finetuning["device_hours"] == pytest.approx(7 * single["finetune"]["device_hours"])
+
+
+def test_benchmarks_cost_their_own_steps() -> None:
+    """CIFAR-10 with two rates to choose from; ImageNet-ReaL is answered as the model is, and costs no training."""
+    plain = load("mini")
+    row = BenchmarkConfig(steps=100, warmup_steps=5, learning_rates=(0.01, 0.03))
+    changed = dataclasses.replace(
+        plain,
+        prepare=dataclasses.replace(plain.prepare, tasks="data", benchmarks=("cifar10", "imagenet-real")),
+        evaluate=dataclasses.replace(plain.evaluate, benchmarks={"cifar10": row}),
+    )
+    before, after = (forecast.work(config, "evaluate", tasks=10) for config in (plain, changed))
+    assert after["trainings"] - before["trainings"] == 3, "two points and the run that is kept"
+    assert after["steps"] - before["steps"] == 300
 
 
 def test_hours_are_flops_over_speed() -> None:

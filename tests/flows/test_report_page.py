@@ -34,17 +34,23 @@ def task(group: str, top1: float, clean: float | None) -> dict[str, Any]:
     }
 
 
+BENCHMARKS = {
+    "cifar10": task("transferred", 0.9875, 0.987) | {"top1_std": 0.002},
+    HOSTILE: task("as_is", 0.5, None) | {"top1_std": 0.0},
+}
+
+
 def numbers(pipeline: str, overrides: list[str]) -> dict[str, Any]:
     """What report.results gives for a run of that pipeline."""
     tags = {"git.commit": "abc123", "config.sha256": "f" * 64, "config.resolved": '{"b":1,"a":"<script>"}'}
     metrics = {"finetune/val/top1": 0.84, "pretrain/val/top1": 0.5, "vtab/mean_of_tasks": 0.7, "vtab/natural": 0.91}
-    metrics |= {"pretrain/device_hours": 1234.5}
+    metrics |= {"pretrain/device_hours": 1234.5, "benchmark/cifar10": 0.9875}
     tasks = {HOSTILE: task("structured", 0.5, None), "svhn": task("natural", 0.91, 0.9)}
     groups = {name: {"top1": 0.9, "top1_random_init": 0.3} for name in ("natural", "structured")}
     return {
         "pipeline": pipeline,
         "overrides": overrides,
-        "evaluate": {"tasks": tasks, "family": "lossless", "groups": groups},
+        "evaluate": {"tasks": tasks, "family": "lossless", "groups": groups, "benchmarks": BENCHMARKS},
         "deduplicate": {"by_benchmark": {HOSTILE: {"test_images": 10, "with_duplicate": 2, "pairs": 3}}},
         "register": {
             **{"uri": "models:/vit-mini/1", "alias": "champion", "decision": HOSTILE, "tags": tags},
@@ -107,6 +113,10 @@ def test_markdown_has_the_same_tables(told: list[Section]) -> None:
         "| ImageNet | 84.00 | 85.15 | -1.15 | Table 5 |",
         "| ImageNet | 84.00 | 85.30 ± 0.02 | -1.30 | Table 2 |",
     ]
+    assert "| CIFAR-10 | 98.75 | 99.15 ± 0.03 | -0.40 | Table 2 |" in text
+    assert "| CIFAR-100 | – | 93.25 ± 0.05 | – | Table 2 |" in text
+    assert "| cifar10 | fine-tuned to it | 98.8 ± 0.2 | 98.7 | 1,234 |" in text
+    assert "| as the model answers | 50.0 ± 0.0 | none left | 1,234 |" in text
 
 
 def test_names_are_text_in_markdown_too() -> None:
@@ -127,7 +137,8 @@ def test_overrides_stay_code(text: str) -> None:
 def test_the_paper_is_beside_what_measures_the_same(config: Pipeline) -> None:
     here = {(one["what"], one["source"]): one["here"] for one in beside("vit-l16-i21k", config)}
     assert here["upstream validation", "issue 62"] == 50.0
-    assert here["CIFAR-10", "Table 5"] is None  # the pipeline does not measure it
+    assert here["CIFAR-10", "Table 5"] == 98.75
+    assert here["CIFAR-100", "Table 5"] is None  # the pipeline does not measure it
     assert here["VTAB-1k", "Table 2"] == 70.0 and here["VTAB-1k, natural", "Table 9, mean"] == 91.0
     assert beside("mini", config) == []
     run = numbers("vit-l16-i21k", [])

@@ -46,6 +46,10 @@ def scores(score: float | None, *, num_test: int = 360, family: str = "mini") ->
         "mean_of_groups": score,
         "mean_of_tasks_random_init": 0.2,
         "frozen_mean_of_tasks": {"few_shot_5": 0.4, "linear": 0.6, "nearest": 0.5},
+        "benchmarks": {
+            "cifar10": {"group": "transferred", "family": "lossless", "top1": 0.97, "chance": 0.1, "num_test": 10_000},
+            "imagenet-real": {"group": "as_is", "family": "lossless", "top1": 0.5, "chance": 0.001, "num_test": 9},
+        },
     }
 
 
@@ -102,6 +106,8 @@ def test_first_model_becomes_champion_and_names_its_origin(tmp_path: Path) -> No
     assert "mlflow.run_id" not in version.tags
     card = client().get_model_version("vit-test", "1").description or ""
     assert "| specialized | mini_digits | mini | 90.0 % | 20.0 % | 10.0 % | 360 |" in card
+    assert "| benchmark, fine-tuned to | cifar10 | lossless | 97.0 % | – | 10.0 % | 10000 |" in card
+    assert "| benchmark, answered as it is | imagenet-real | lossless |" in card
     assert 'load_model("models:/vit-test/1")' in card
     assert "`git.commit`: c0ffee" in card
 

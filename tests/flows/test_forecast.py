@@ -156,7 +156,9 @@ def test_benchmarks_cost_their_own_steps() -> None:
     row = BenchmarkConfig(steps=100, warmup_steps=5, learning_rates=(0.01, 0.03))
     changed = dataclasses.replace(
         plain,
-        prepare=dataclasses.replace(plain.prepare, tasks="data", benchmarks=("cifar10", "imagenet-real")),
+        prepare=dataclasses.replace(
+            plain.prepare, source="folder", tasks="data", benchmarks=("cifar10", "imagenet-real")
+        ),
         evaluate=dataclasses.replace(plain.evaluate, benchmarks={"cifar10": row}),
     )
     before, after = (forecast.work(config, "evaluate", tasks=10) for config in (plain, changed))

@@ -157,7 +157,12 @@ def test_benchmarks_cost_their_own_steps() -> None:
     changed = dataclasses.replace(
         plain,
         prepare=dataclasses.replace(
-            plain.prepare, source="folder", tasks="data", benchmarks=("cifar10", "imagenet-real")
+            plain.prepare,
+            source="folder",
+            location="data",
+            planted_fraction=0.0,
+            tasks="data",
+            benchmarks=("cifar10", "imagenet-real"),
         ),
         evaluate=dataclasses.replace(plain.evaluate, benchmarks={"cifar10": row}),
     )

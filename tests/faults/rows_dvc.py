@@ -31,7 +31,7 @@ def remote_of_dvc(where: Bed, draw: Draw) -> Trial:
     out = checkout / "runs/smoke/prepare"
     expected = hashes(out)
     victim = max((path for path in out.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    name, there = victim.name, faults.dvc_object(checkout, remote, victim)
+    there = faults.dvc_object(checkout, remote, victim)
     spoil(where, draw, there, url, kind, checkout)
     faults.remove(out, draw.source)
     faults.remove(checkout / ".dvc/cache", draw.source)
@@ -40,8 +40,7 @@ def remote_of_dvc(where: Bed, draw: Draw) -> Trial:
     assert done.returncode != 0, f"{place}, {kind}: dvc pull was content"
     wrong = [path for path, found in (hashes(out) if out.exists() else {}).items() if expected.get(path) != found]
     assert not wrong, wrong
-    if kind != "down":
-        assert name in done.stdout + done.stderr or there.name in done.stdout + done.stderr, done.stderr
+    assert kind == "down" or "runs/smoke/prepare" in done.stderr, done.stderr
     # Our own door verifies by itself; what cannot be had is made again.
     dvc(checkout, "remote", "modify", "--unset", "there", "verify")
     door = (sys.executable, "-m", "flows.cli", "run", "smoke")
@@ -82,8 +81,9 @@ ROWS = [
     Row(
         number=25,
         fault="an object of a DVC remote (disk, S3) is corrupted or missing, or the remote is down: `dvc pull` fails "
-        "and names it, nothing wrong reaches the workspace, the flow makes the data again",
+        "and names the output, nothing wrong reaches the workspace, the flow makes the data again",
         times=6,
         attempt=remote_of_dvc,
+        left_out="the name of the file: DVC's own `dvc pull` names the output that the file is in",
     ),
 ]

@@ -21,8 +21,6 @@ def remote_of_dvc(where: Bed, draw: Draw) -> Trial:
     if place == "S3":
         url = f"s3://{where.swift.make_bucket(f'dvc-{draw.number}')}/remote"
         env = stores.environment(where.swift.url, where.swift.access_key, where.swift.secret_key)
-        env["AWS_CONFIG_FILE"] = str(where.root / "aws")  # DVC wants a file
-        (where.root / "aws").touch()
     dvc(checkout, "remote", "add", "-d", "there", url)
     if place == "S3":
         dvc(checkout, "remote", "modify", "there", "endpointurl", where.swift.url)

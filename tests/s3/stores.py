@@ -101,7 +101,7 @@ def environment(url: str, access_key: str, secret_key: str) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_CONFIG_FILE": "/nowhere",  # DVC would open a path that exists
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         "NO_PROXY": "127.0.0.1",
     }

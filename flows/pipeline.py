@@ -1,5 +1,6 @@
 """The pipeline: six stages in order. One flow run is one row of stages in the Prefect UI."""
 
+import logging
 import time
 import uuid
 from pathlib import Path
@@ -10,6 +11,9 @@ from pydantic import Field
 from flows.environment import apply_defaults
 
 apply_defaults()
+logging.getLogger("vitflow").setLevel(
+    logging.INFO
+)  # Prefect adds a handler, no level: its page shows what was compared
 
 from prefect import flow  # noqa: E402  (environment first)
 from prefect.runtime import flow_run  # noqa: E402

@@ -28,11 +28,14 @@ class Server:
 
     def start(self) -> None:
         """Returns once it is ready."""
+        variables = environment(self.checkout, **self.extra)
+        if "VITFLOW_WORKERS" not in self.extra:
+            del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=self.checkout,
-                env=environment(self.checkout, **self.extra),
+                env=variables,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,

@@ -155,6 +155,7 @@ def cancelled(where: Bed, draw: Draw) -> Trial:
         wait(lambda: stack.state(flow_run)["type"] == "RUNNING", lambda: stack.state(flow_run))
         if trains := draw.number // 2 % 2 == 0:
             training(stack, flow_run, EVERY)
+            assert any("raylet" in line for line in stack.strangers()) == (workers == "2"), stack.strangers()
         time.sleep(draw.source.uniform(0, 1 if trains else 20))
         done = beds.reported(stack.checkout)
         seconds = stack.cancel(flow_run, END_SECONDS)

@@ -140,6 +140,7 @@ def running(checkout: Path, home: Path, *, artifacts: str | None = None, **envir
                 checkout,
                 home / "runner.log",
                 PREFECT_HOME=str(home / "prefect-of-runner"),
+                RAY_worker_niceness="0",  # other tests run beside it
                 **clients | environment,
             ),
         )

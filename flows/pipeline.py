@@ -11,9 +11,7 @@ from pydantic import Field
 from flows.environment import apply_defaults
 
 apply_defaults()
-logging.getLogger("vitflow").setLevel(
-    logging.INFO
-)  # Prefect adds a handler, no level: its page shows what was compared
+logging.getLogger("vitflow").setLevel(logging.INFO)  # Prefect gives it a handler and no level
 
 from prefect import flow  # noqa: E402  (environment first)
 from prefect.runtime import flow_run  # noqa: E402

@@ -1,6 +1,7 @@
 """What infra/ holds is valid, pinned, and says the same in each of its forms. That it runs is test_compose_runs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -114,6 +115,26 @@ def test_compose_is_as_its_specification_says() -> None:
         [*command, INFRA / "compose.yaml", INFRA / "compose.gpu.yaml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode,
+    reason="needs docker with its compose plugin",
+)
+@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
+def test_docker_compose_takes_it(files: tuple[str, ...], tmp_path: Path) -> None:
+    """And refuses to go on without the secrets."""
+    example = (INFRA / ".env.example").read_text()
+    (tmp_path / "env").write_text(re.sub(r"=$", "=0123456789abcdef", example, flags=re.MULTILINE))
+    named = [word for file in files for word in ("--file", str(INFRA / file))]
+
+    def config(settings: Path) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "compose", *named, "--env-file", str(settings), "config", "--quiet"]
+        return subprocess.run(command, env=os.environ | {"GPUS": "8"}, capture_output=True, text=True, check=False)
+
+    done = config(tmp_path / "env")
+    assert done.returncode == 0, done.stderr
+    assert "required variable" in config(INFRA / ".env.example").stderr
 
 
 def test_a_wrong_key_would_be_noticed(tmp_path: Path) -> None:

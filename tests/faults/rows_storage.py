@@ -26,12 +26,11 @@ BUCKET = "faults"
 def in_s3(where: Bed) -> Path:
     """A checkout whose corpus lies in S3; de-duplicated, with a short pre-training next."""
     path = where.root / "in-s3"
+    if BUCKET not in [one["Name"] for one in where.swift.client().list_buckets()["Buckets"]]:
+        in_bucket(where)
     if path.exists():
         return path
-    where.swift.make_bucket(BUCKET)
     keys = stores.environment(where.swift.url, where.swift.access_key, where.swift.secret_key)
-    for file in (where.checkout / "runs/smoke/prepare/corpus").iterdir():
-        where.swift.client().upload_file(str(file), BUCKET, f"corpus/{file.name}")
     made = where.copy(where.checkout)
     config = yaml.safe_load((made / "pipelines.yaml").read_text())
     prepare = config["pipelines"]["smoke"]["prepare"]
@@ -41,6 +40,13 @@ def in_s3(where: Bed) -> Path:
     done = run(made, "dvc", "repro", "deduplicate@smoke", **keys, VITFLOW_CACHE=str(where.root / "cache"))
     assert done.returncode == 0, done.stderr
     return made.rename(path)
+
+
+def in_bucket(where: Bed) -> None:
+    """The corpus, on the S3 server that runs now."""
+    where.swift.make_bucket(BUCKET)
+    for file in (where.checkout / "runs/smoke/prepare/corpus").iterdir():
+        where.swift.client().upload_file(str(file), BUCKET, f"corpus/{file.name}")
 
 
 @dataclasses.dataclass
@@ -156,9 +162,8 @@ storage.put(Path(sys.argv[1]), sys.argv[2])
 
 def killed_upload(where: Bed, draw: Draw) -> Trial:
     """A file of five parts, put by a process that is killed in one of them."""
-    name = f"{BUCKET}-up"
-    if draw.number == 0:
-        where.swift.make_bucket(name)
+    name = f"{BUCKET}-up-{draw.number}"
+    where.swift.make_bucket(name)
     file, key = where.root / "large.bin", f"large-{draw.number}.bin"
     file.write_bytes(random.Random(draw.number).randbytes(24 * 2**20))
     client, command = where.swift.client(), (sys.executable, "-c", UPLOAD, str(file), f"s3://{name}/{key}")

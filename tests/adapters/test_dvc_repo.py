@@ -1,6 +1,7 @@
-"""What a flow pushes: each stage as it is recorded, and with it what the remote could not take before."""
+"""What a flow pushes (each stage as it is recorded, with what the remote could not take before), and what it takes."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,25 @@ def test_what_the_remote_could_not_take_is_pushed_with_the_next_stage(
     dvc_repo.commit(repository, "two")
     assert len(list((repository / "remote" / "files" / "md5").rglob("*/*"))) == 2
     assert not (repository / dvc_repo.UNPUSHED).exists()
+
+
+def test_a_damaged_object_of_the_remote_is_not_taken(repository: Path) -> None:
+    """Whatever the remote's own setting is: a disk's is to believe. In a folder, as the outputs of stages are."""
+    (repository / "remote").unlink()
+    stages = {"folder": {"cmd": "mkdir folder", "outs": ["folder"]}}
+    (repository / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (repository / "folder").mkdir()
+    (repository / "folder" / "file.txt").write_text("sound\n")
+    dvc_repo.commit(repository, "folder")
+    (there,) = (p for p in (repository / "remote" / "files" / "md5").rglob("*/*") if p.suffix != ".dir")
+    shutil.rmtree(repository / "folder")
+    shutil.rmtree(repository / ".dvc" / "cache")
+    there.unlink()
+    there.write_text("wrong\n")
+    assert not dvc_repo.restore(repository, "folder")
+    assert not (repository / "folder" / "file.txt").exists()
+    held = [p for p in (repository / ".dvc" / "cache" / "files" / "md5").rglob("*/*") if p.suffix != ".dir"]
+    assert not held, "the next run would believe it"
+    there.write_text("sound\n")
+    assert dvc_repo.restore(repository, "folder")
+    assert (repository / "folder" / "file.txt").read_text() == "sound\n"

@@ -174,9 +174,8 @@ MUTATIONS = (
         25,
         "verification of what DVC downloads",
         "flows/adapters/dvc_repo.py",
-        'remote["verify"] = True',
-        'remote["verify"] = False',
-        trial=1,
+        '{"verify": True}',
+        '{"verify": False}',
     ),
     Mutation(
         26,

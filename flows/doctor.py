@@ -127,9 +127,9 @@ def dvc_remote() -> Finding:
     if url is None:
         mend = "dvc remote add --default NAME s3://… to share outputs"
         return Finding(what="dvc remote", state="ok", detail="none: outputs stay on this machine", mend=mend)
-    if url.startswith("s3://") and not dvc_repo.remote_verifies(root()):
+    if not dvc_repo.remote_verifies(root()):
         mend = "dvc remote modify NAME verify true"
-        return Finding(what="dvc remote", state="warning", detail=f"{url} is not verified on download", mend=mend)
+        return Finding(what="dvc remote", state="warning", detail=f"`dvc pull` believes what {url} sends", mend=mend)
     return Finding(what="dvc remote", state="ok", detail=url)
 
 

@@ -18,7 +18,12 @@ def make_checkout(path: Path, *pipelines: str) -> Path:
 
     `smoke` comes from tests/smoke.yaml; the others are those of pipelines.yaml.
     """
-    copy_files(path)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for file in files:
+        if (ROOT / file).is_file():
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, path / file)
     for file in (ROOT / "vit").rglob("__pycache__/*.nb[ic]"):  # numba's machine code: compiled once, not per checkout
         (path / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, path / file.relative_to(ROOT))
@@ -29,16 +34,6 @@ def make_checkout(path: Path, *pipelines: str) -> Path:
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "test"]):
         subprocess.run([*git, *command], cwd=path, check=True)
     return path
-
-
-def copy_files(path: Path) -> None:
-    """The files of the working tree that git tracks or would track."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for file in files:
-        if (ROOT / file).is_file():
-            (path / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, path / file)
 
 
 def environment(path: Path, **extra: str) -> dict[str, str]:

@@ -105,15 +105,15 @@ def recorded_hash(root: Path, path: Path) -> str | None:
 
 def remote(root: Path) -> str | None:
     """URL of the default remote, or None."""
-    with _repo(root) as repo:
-        name = repo.config["core"].get("remote")
-        return str(repo.config["remote"][name]["url"]) if name else None
+    known = _config(root)
+    name = known["core"].get("remote")
+    return str(known["remote"][name]["url"]) if name else None
 
 
 def remote_verifies(root: Path) -> bool:
-    """True if downloads from the default remote are compared with their hashes; S3 remotes do not by themselves."""
-    with _repo(root) as repo:
-        return bool(repo.config["remote"][repo.config["core"]["remote"]].get("verify"))
+    """True if also `dvc pull` compares what the default remote sends with its hash, which DVC does when told to."""
+    known = _config(root)
+    return bool(known["remote"][known["core"]["remote"]].get("verify"))
 
 
 def ensure_initialised(root: Path) -> None:
@@ -150,15 +150,21 @@ def _parsed(lock: Path, _state: tuple[int, int, int]) -> dict[str, Any]:
     return (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
 
 
-@contextlib.contextmanager
-def _repo(root: Path) -> Iterator[Any]:
+def _config(root: Path) -> Any:
+    """DVC's settings as the user has them."""
     from dvc.config import Config
-    from dvc.repo import Repo
 
     ensure_initialised(root)
+    return Config(str(root / ".dvc"))
+
+
+@contextlib.contextmanager
+def _repo(root: Path) -> Iterator[Any]:
+    from dvc.repo import Repo
+
     logging.getLogger("dvc").setLevel(logging.ERROR)
     # Or DVC believes whatever a remote sends. Given from outside, as what is changed in a repo's config is soon lost.
-    verified = {"remote": {name: {"verify": True} for name in Config(str(root / ".dvc"))["remote"]}}
+    verified = {"remote": {name: {"verify": True} for name in _config(root)["remote"]}}
     with Repo(str(root), config=verified, _wait_for_lock=True) as repo:
         yield repo
 

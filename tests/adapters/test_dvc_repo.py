@@ -58,3 +58,11 @@ def test_a_damaged_object_of_the_remote_is_not_taken(repository: Path) -> None:
     there.write_text("sound\n")
     assert dvc_repo.restore(repository, "folder")
     assert (repository / "folder" / "file.txt").read_text() == "sound\n"
+
+
+def test_whether_dvc_pull_compares_is_asked_of_the_users_settings(repository: Path) -> None:
+    """Our own fetching does in any case."""
+    assert dvc_repo.remote(repository) == str(repository / "remote")
+    assert not dvc_repo.remote_verifies(repository)
+    assert run(repository, "dvc", "remote", "modify", "there", "verify", "true").returncode == 0
+    assert dvc_repo.remote_verifies(repository)

@@ -59,3 +59,10 @@ def test_which_database_the_servers_would_have(checkout: Path, monkeypatch: pyte
     (checkout / "mlflow.db").unlink()
     monkeypatch.setattr(postgres, "missing", lambda place: "initdb not found")
     assert doctor.database().detail == "SQLite (initdb not found)"
+
+
+@pytest.mark.parametrize(("verifies", "state"), [(True, "ok"), (False, "warning")])
+def test_a_remote_that_is_believed_is_a_warning(verifies: bool, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.dvc_repo, "remote", lambda root: "/disk/of/others")
+    monkeypatch.setattr(doctor.dvc_repo, "remote_verifies", lambda root: verifies)
+    assert doctor.dvc_remote().state == state

@@ -14,7 +14,7 @@ ROWS := all
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test test-slow check format deps bench bench-data bench-dedup bench-evaluate bench-models \
-  bench-train faults soak up pins clean
+  bench-train faults soak up pins audit clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ pins: .venv/.uv ## compile requirements*.txt from pyproject.toml
 	  -o requirements.txt --custom-compile-command "make pins"
 	$(BIN)/uv pip compile -q pyproject.toml --extra dev -c requirements.txt --python-version 3.11 --no-annotate \
 	  --no-emit-index-url -o requirements-dev.txt --custom-compile-command "make pins"
+
+audit: .venv/.uv ## known vulnerabilities of what is pinned, from osv.dev; needs the network
+	@$(BIN)/uv tool run -q pip-audit --service osv --strict --progress-spinner off --disable-pip --no-deps -r requirements.txt
 
 clean: ## remove outputs, models and state of runs; the DVC cache and .venv stay
 	rm -rf runs mlruns mlartifacts mlflow.db .vitflow test-results

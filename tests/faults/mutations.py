@@ -95,12 +95,29 @@ MUTATIONS = (
         '"stage": stage,\n        "config"',
         '"stage": f"{stage} {__import__(\'time\').time()}",\n        "config"',
     ),
+    Mutation(8, "the limit of a deployment", "flows/deploy.py", "limit=1, collision", "limit=10, collision"),
     Mutation(
         9,
         "one promotion at a time",
         "flows/adapters/mlflow_store.py",
         "fcntl.flock(file, fcntl.LOCK_EX)",
         "pass",
+    ),
+    Mutation(
+        10,
+        "saying later what MLflow could not be told",
+        "flows/adapters/mlflow_endings.py",
+        'if not any((root() / UNTOLD).glob("*.json")):',
+        "if True:",
+        trial=1,
+    ),
+    Mutation(
+        10,
+        "a runner that goes on asking",
+        "flows/deploy.py",
+        "    _outlive_outages()\n    offered",
+        "    offered",
+        trial=2,
     ),
     Mutation(
         11, "asking S3 again", "flows/adapters/s3_requests.py", "attempts=8, first_wait", "attempts=1, first_wait"
@@ -163,6 +180,20 @@ MUTATIONS = (
         "timeout_s=1800",
     ),
     Mutation(
+        21,
+        "the sentence about memory",
+        "vit/training/memory.py",
+        "if not _is_about_memory(error):",
+        "if True:",
+    ),
+    Mutation(
+        22,
+        "a training that is asked before its flow ends",
+        "flows/tasks.py",
+        "prefect.utilities.engine._prefect_sigterm_handler = _save_or_terminate",
+        "print",
+    ),
+    Mutation(
         23,
         "a stage that ends with the DVC that started it",
         "flows/stages/__main__.py",
@@ -223,5 +254,13 @@ MUTATIONS = (
         "if champion.tags.get(EVALUATED_ON) != candidate.tags.get(EVALUATED_ON):",
         "if False:",
         trial=7,
+    ),
+    Mutation(
+        29,
+        "an alias that moves by one request",
+        "flows/adapters/mlflow_gate.py",
+        "    _point(name, CHAMPION, candidate.version)\n",
+        "    client().delete_registered_model_alias(name, CHAMPION)\n    import time\n    time.sleep(0.2)\n"
+        "    _point(name, CHAMPION, candidate.version)\n",
     ),
 )

@@ -101,7 +101,7 @@ pins: .venv/.uv ## compile requirements*.txt from pyproject.toml
 	  --no-emit-index-url -o requirements-dev.txt --custom-compile-command "make pins"
 
 audit: .venv/.uv ## known vulnerabilities of what is pinned, from osv.dev; needs the network
-	@$(BIN)/uv tool run -q pip-audit --service osv --strict --progress-spinner off --disable-pip --no-deps -r requirements.txt
+	@$(BIN)/uv tool run -q pip-audit -s osv --strict --progress-spinner off --disable-pip --no-deps -r requirements.txt
 
 clean: ## remove outputs, models and state of runs; the DVC cache and .venv stay
 	rm -rf runs mlruns mlartifacts mlflow.db .vitflow test-results

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import yaml
 
-from tests.checkout import environment, hashes, make_checkout, run
+from tests import servers
+from tests.checkout import ROOT, environment, hashes, make_checkout, run
 from tests.faults import stack
 from tests.s3 import swift
 
@@ -59,6 +60,13 @@ class Bed:
     def swift(self) -> swift.Server:
         """A real S3 server."""
         return self._open.enter_context(swift.running(self.root / f"swift-{os.getpid()}"))
+
+    @functools.cached_property
+    def prefect(self) -> dict[str, str]:
+        """Where a Prefect server is: one that `vitflow run` brings along takes ten seconds to start, each time."""
+        home = self.root / f"prefect-{os.getpid()}"
+        home.mkdir()
+        return {"PREFECT_API_URL": self._open.enter_context(servers.prefect(ROOT, home))}
 
     @functools.cached_property
     def stack(self) -> stack.Stack:

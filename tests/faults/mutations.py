@@ -5,7 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """`old` occurs once in `path`; with `new` in its place trial number `trial` of the row fails."""
+    """`old` occurs once in `path`; with `new` in its place trial number `trial` of the row fails.
+
+    `also` is for protections that stand in for each other.
+    """
 
     row: int
     without: str
@@ -13,12 +16,15 @@ class Mutation:
     old: str
     new: str
     trial: int = 0
+    also: tuple[tuple[str, str], ...] = ()  # more of `old` and `new` in the same file
 
     def applied(self, text: str) -> str:
         """The text of the file without the protection; raises ValueError if it is not there, or not clear where."""
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.old!r} occurs {text.count(self.old)} times in {self.path}, but must occur once")
-        return text.replace(self.old, self.new)
+        for old, new in ((self.old, self.new), *self.also):
+            if text.count(old) != 1:
+                raise ValueError(f"{old!r} occurs {text.count(old)} times in {self.path}, but must occur once")
+            text = text.replace(old, new)
+        return text
 
 
 MUTATIONS = (
@@ -28,6 +34,7 @@ MUTATIONS = (
         "flows/adapters/ray_training.py",
         "failure_config=FailureConfig(max_failures=MAX_FAILURES)",
         "failure_config=FailureConfig(max_failures=0)",
+        also=(("if reached <= max(before, 0):", "if True:"),),
     ),
     Mutation(
         3,

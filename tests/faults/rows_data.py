@@ -84,7 +84,7 @@ def same_again(where: Bed, draw: Draw) -> Trial:
         assert hashes(other / "runs/smoke" / name) == hashes(where.finished / "runs/smoke" / name), name
     status = run(other, "dvc", "status")
     assert "up to date" in status.stdout, status.stdout
-    again = run(other, *FLOW)
+    again = run(other, *FLOW, **where.prefect)
     assert again.returncode == 0 and again.stdout.count("up to date") == len(STAGES), again.stdout
     return Trial(redone=0, seconds=time.monotonic() - start)
 

@@ -1,13 +1,12 @@
 """Row 25: a DVC remote that lost something, or is not there."""
 
-import sys
 import time
 from pathlib import Path
 
 from tests.checkout import hashes, run
 from tests.faults import bed as beds
 from tests.faults import faults
-from tests.faults.bed import Bed, started
+from tests.faults.bed import FLOW, Bed, started
 from tests.faults.row import Draw, Row, Trial
 from tests.s3 import stores
 
@@ -42,8 +41,7 @@ def remote_of_dvc(where: Bed, draw: Draw) -> Trial:
     assert kind == "down" or any(name in done.stderr for name in named), done.stderr
     # Our own door verifies by itself; what cannot be had is made again.
     dvc(checkout, "remote", "modify", "--unset", "there", "verify")
-    door = (sys.executable, "-m", "flows.cli", "run", "smoke")
-    with started(checkout, *door, VITFLOW_WORKERS="0", **env) as flow:
+    with started(checkout, *FLOW, VITFLOW_WORKERS="0", **where.prefect, **env) as flow:
         flow.wait(lambda: (checkout / "runs/smoke/prepare/config.json").is_file() and "deduplicate" in flow.text())
     beds.same(hashes(out), expected)
     return Trial(seconds=time.monotonic() - start)

@@ -181,7 +181,7 @@ def names_of_classes(where: Bed, draw: Draw) -> None:
     beds.configure(checkout, pretrain={"steps": 12, "save_every": 4, "log_every": 2})
     code, text, _ = prepared(checkout, source="folder", location=str(folder))
     assert code == 0, text[-2000:]
-    done = run(checkout, *FLOW, "--set", "evaluate.train.steps=2")
+    done = run(checkout, *FLOW, "--set", "evaluate.train.steps=2", **where.prefect)
     assert done.returncode == 0, done.stdout + done.stderr
     report = ("report", "smoke", "--set", "evaluate.train.steps=2", "--html", "r.html", "--markdown", "r.md")
     done = run(checkout, *VITFLOW, *report)

@@ -133,6 +133,7 @@ def one_round(where: Bed, number: int, source: random.Random) -> Round:
     temporary = where.root / "t"  # short, for the sockets of Ray
     temporary.mkdir(exist_ok=True)
     places = {"TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
+    places |= {} if source.random() < 0.25 else where.prefect  # or the run brings its own, which a fault may hit
     moment, workers = source.uniform(2, LAST), "2" if source.random() < 0.25 else "0"
     most, starts, code, wrong = {"memory": 0.0, "handles": 0.0, "processes": 0.0}, 0, -1, list[str]()
     for starts in range(1, TRIES + 1):

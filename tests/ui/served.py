@@ -68,12 +68,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(checkout: Path) -> Generator[Served]:
+def served(checkout: Path, *options: str) -> Generator[Served]:
     """`vitflow up` with its servers ready; nothing of it is left afterwards, whatever happens."""
     variables = environment(checkout, RAY_worker_niceness="0")
     del variables["VITFLOW_WORKERS"]  # the deployment says it, as for anyone
     ports = {"--prefect-port": free_port(), "--mlflow-port": free_port()}
-    command = [sys.executable, "-m", "flows.cli", "up", *(str(word) for pair in ports.items() for word in pair)]
+    command = [sys.executable, "-m", "flows.cli", "up", *options]
+    command += [str(word) for pair in ports.items() for word in pair]
     printed = checkout / ".vitflow" / "up.txt"
     printed.parent.mkdir(exist_ok=True)
     with printed.open("wb") as file:

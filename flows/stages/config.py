@@ -27,6 +27,7 @@ from flows.stages.finetune import FinetuneConfig
 from flows.stages.prepare import PrepareConfig
 from flows.stages.pretrain import PretrainConfig, expand
 from flows.stages.register import RegisterConfig
+from flows.stages.tasks import BENCHMARKS
 from vit.models.build import at_resolution
 
 FILE = "pipelines.yaml"
@@ -97,6 +98,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.finetune.dropout and self.pretrain.model.family == "resnet":
             raise ValueError(f"finetune.dropout is {self.finetune.dropout}, but a ResNet has no dropout: set it to 0")
+        if unknown := self.evaluate.benchmarks.keys() - set(BENCHMARKS):
+            raise ValueError(f"there is no benchmark {min(unknown)!r}; {_nearest(min(unknown), BENCHMARKS)}")
         for stage in ("finetune", "evaluate"):
             try:
                 at_resolution(self.pretrain.model, getattr(self, stage).resolution)
@@ -179,16 +182,27 @@ def _apply(values: dict[str, Any], override: str) -> None:
     here: Any = values
     for depth, key in enumerate(keys):
         if not isinstance(here, dict) or key not in here:
+            if isinstance(here, dict) and depth == len(keys) - 1 and _takes_new_names(keys[:-1]):
+                break
             at = ".".join(keys[:depth]) or "the pipeline"
             known = here if isinstance(here, dict) else ()
             raise ConfigError(f"override {override!r}: {at} has no {key!r}; {_nearest(key, known)}")
         if depth < len(keys) - 1:
             here = here[key]
-    if isinstance(here[keys[-1]], dict):
+    if here.get(keys[-1]) and isinstance(here[keys[-1]], dict):
         raise ConfigError(
             f"override {override!r} would replace a whole section; name one value in it: {', '.join(here[keys[-1]])}"
         )
     here[keys[-1]] = _parse(text.strip())
+
+
+def _takes_new_names(path: Sequence[str]) -> bool:
+    """True for a section of sections that people name, `evaluate.benchmarks`."""
+    kind: Any = Pipeline
+    for key in path:
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        kind = next((field.type for field in fields if field.name == key), None)
+    return typing.get_origin(kind) is Mapping and dataclasses.is_dataclass(typing.get_args(kind)[1])
 
 
 def _parse(text: str) -> Any:

@@ -30,6 +30,20 @@ def test_overrides_change_one_value_each() -> None:
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        "evaluate.benchmarks.cifar10={steps: 9, warmup_steps: 1, learning_rates: [0.1]}",
+        "evaluate.benchmarks={cifar10: {steps: 9, warmup_steps: 1, learning_rates: [0.1]}}",
+    ],
+)
+def test_benchmarks_are_added_by_an_override(override: str) -> None:
+    benchmarks = load("mini", [override]).evaluate.benchmarks
+    assert {name: (how.steps, how.learning_rates) for name, how in benchmarks.items()} == {"cifar10": (9, [0.1])}
+    more = load("mini", [override, "evaluate.benchmarks.cifar10.steps=7"]).evaluate.benchmarks
+    assert more["cifar10"].steps == 7
+
+
+@pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("pretrain.train.lerning_rate=3", "pretrain.train has no 'lerning_rate'; did you mean 'learning_rate'"),
@@ -51,6 +65,13 @@ def test_overrides_change_one_value_each() -> None:
         ("pretrain.model.wdth=3", "pretrain.model has no 'wdth'; did you mean 'width'"),
         ("pretrain.model.family=cnn", "pretrain.model: say which network, by `variant: ViT-B/16` or by `family: vit`"),
         ("pretrain.train=3", "would replace a whole section; name one value in it: seed, steps"),
+        ("evaluate.benchmarks.cifar10={stps: 1}", "evaluate.benchmarks.cifar10"),
+        (
+            "evaluate.benchmarks.cifar11={steps: 9, warmup_steps: 1, learning_rates: [0.1]}",
+            "there is no benchmark 'cifar11'; did you mean 'cifar10'",
+        ),
+        ("evaluate.benchmarks.cifar10=1", "evaluate.benchmarks.cifar10 is 1"),
+        ("deploy.env.NEW=1", "deploy.env has no 'NEW'"),
         ("pretrain.train.steps", "must look like stage.section.name=value"),
         ("pretrain.train.warmup_steps=999999", "warmup_steps 999999 must be at least 0 and below steps"),
         ("pretrain.__class__.x=1", "pretrain has no '__class__'"),

@@ -190,10 +190,10 @@ ROWS = [
         number=4,
         fault="SIGKILL in the middle of saving a checkpoint, at a random byte or call: the newest whole one is used, "
         "never a half one; nothing is left over after the next save",
-        times=40,
+        times=20,
         attempt=killed_while_saving,
         brief=9,
-        fewer="40 of 50, 4 of them in real trainings: for time",
+        fewer="20 of 50, 2 of them in real trainings: for time",
     ),
     Row(
         number=5,
@@ -206,7 +206,7 @@ ROWS = [
     Row(
         number=6,
         fault="resumed by 1, 2, 4 and 8 workers in random order: the same images, losses and weights to 1e-5",
-        times=2,
+        times=1,
         attempt=other_numbers_of_workers,
     ),
     Row(

@@ -199,10 +199,10 @@ ROWS = [
         number=1,
         fault="SIGKILL to one of two Ray workers at a random step: the run ends by itself with the bits of an "
         "undisturbed one, weights and metric log; at most one checkpoint interval is redone",
-        times=4,
+        times=3,
         attempt=killed_worker,
         brief=1,
-        fewer="4 of 20: each takes half a minute",
+        fewer="3 of 20: each takes half a minute",
     ),
     Row(
         number=2,
@@ -218,13 +218,13 @@ ROWS = [
         number=3,
         fault="SIGTERM to a training in this process or on two workers: its state is saved within 30 s, exit code "
         "143, no step is lost, same bits when resumed",
-        times=4,
+        times=2,
         attempt=asked_to_end,
     ),
     Row(
         number=20,
         fault="SIGSTOP to one of two ranks: noticed within the limit (here 15 s) and 30 s, restarted, same bits",
-        times=2,
+        times=1,
         attempt=hanging_rank,
     ),
     Row(

@@ -255,16 +255,16 @@ ROWS = [
         number=22,
         fault="cancelled through Prefect's API at a random moment, in this process or on two workers: a final state "
         "within 35 s, no process left 10 s later, MLflow's runs KILLED, no step lost when retried",
-        times=4,
+        times=2,
         attempt=cancelled,
-        fewer="4 of 10: each takes a minute or two",
+        fewer="2 of 10, one on workers: each takes a minute or two",
         brief=1,
     ),
     Row(
         number=29,
         fault="a rollback between two kills of MLflow's server: `champion` is the old version less than a second "
         "later and after the restart, and a consumer that asks all the time never hears that there is none",
-        times=2,
+        times=1,
         attempt=rolled_back,
         unit="versions",
     ),

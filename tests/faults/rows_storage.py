@@ -266,9 +266,9 @@ ROWS = [
         number=13,
         fault="SIGKILL in the middle of an upload in parts: no part of it is visible, the next try completes it, no "
         "parts are left",
-        times=8,
+        times=4,
         attempt=killed_upload,
-        fewer="8 of 20: each takes ten seconds",
+        fewer="4 of 20: each takes ten seconds",
     ),
     Row(
         number=14,

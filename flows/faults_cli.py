@@ -9,6 +9,7 @@ import typer
 from flows.environment import checkout
 
 faults = typer.Typer(no_args_is_help=True, help="Break things on purpose and see what survives (docs/reliability.md).")
+LANES = "So many rows at once; one for each core."
 
 
 @faults.command()
@@ -18,10 +19,11 @@ def run(
         int | None, typer.Option("--times", min=1, help="How often each; as the row says if left out.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of all random choices.")] = 0,
+    lanes: Annotated[int, typer.Option("--lanes", min=1, help=LANES)] = 1,
 ) -> None:
     """Inject faults into real runs in throw-away checkouts: a table, and test-results/faults.json. Minutes each."""
     words = [] if times is None else ["--times", str(times)]
-    raise typer.Exit(_call("run", rows, *words, "--seed", str(seed)))
+    raise typer.Exit(_call("run", rows, *words, "--seed", str(seed), "--lanes", str(lanes)))
 
 
 @faults.command()
@@ -41,10 +43,11 @@ def soak(
 
 @faults.command()
 def mutate(
-    rows: Annotated[str, typer.Argument(metavar="[LIST]", help="Rows of the list; all if left out.")] = "",
+    rows: Annotated[str, typer.Argument(metavar="[LIST]", help="Rows of the list; all if left out.")] = "all",
+    lanes: Annotated[int, typer.Option("--lanes", min=1, help=LANES)] = 1,
 ) -> None:
     """Take protections out of a copy of the code, one at a time: the row that is about each must fail without it."""
-    raise typer.Exit(_call("mutate", *([rows] if rows else [])))
+    raise typer.Exit(_call("mutate", rows, "--lanes", str(lanes)))
 
 
 def _call(*words: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.checkout import ROOT, environment, make_checkout
+from tests.faults import lanes
 from tests.faults.mutations import MUTATIONS, Mutation
 
 RESULTS = ROOT / "test-results" / "mutations.json"
@@ -73,8 +74,8 @@ class Ground:
 
 
 def mutate(rows: Sequence[int]) -> int:
-    """Exit code 1 if a row is survived without its protection, or not with it; all rows if none is named."""
-    chosen = [one for one in MUTATIONS if not rows or one.row in rows]
+    """Exit code 1 if one of these rows is survived without its protection, or not with it."""
+    chosen = [one for one in MUTATIONS if one.row in rows]
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp", ignore_cleanup_errors=True) as root:
         ground = Ground(Path(root))
@@ -99,8 +100,8 @@ def tried(ground: Ground, mutation: Mutation) -> dict[str, object]:
 
 def write(found: list[dict[str, object]]) -> None:
     """In place of what was known of the same protections."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    names = {(one["row"], one["without"]) for one in found}
-    kept = [one for one in known if (one["row"], one["without"]) not in names]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(sorted([*kept, *found], key=lambda one: int(one["row"])), indent=1) + "\n")
+    with lanes.alone_with(RESULTS):
+        known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+        names = {(one["row"], one["without"]) for one in found}
+        kept = [one for one in known if (one["row"], one["without"]) not in names]
+        RESULTS.write_text(json.dumps(sorted([*kept, *found], key=lambda one: int(one["row"])), indent=1) + "\n")

@@ -57,7 +57,11 @@ def faults(rows: Sequence[Mapping[str, Any]]) -> str:
         if note
     ]
     took = sum(one.seconds for one in results) / 60
-    lines += ["", f"{took:.0f} minutes in all on two cores.", *(["", "Notes by row:", ""] if notes else [])]
+    lines += [
+        "",
+        f"{took:.0f} minutes one after the other; `make faults` has two at a time, on two cores.",
+        *(["", "Notes by row:", ""] if notes else []),
+    ]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
 

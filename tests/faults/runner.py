@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.checkout import ROOT
+from tests.faults import lanes
 from tests.faults.bed import Bed, bed
 from tests.faults.row import Draw, NotRun, Row
 from tests.faults.rows import ROWS
@@ -132,10 +133,10 @@ def read(path: Path) -> list[Result]:
 
 def write(result: Result, path: Path) -> None:
     """Put a result where the last one of its row was."""
-    kept = {one.number: one for one in read(path)} | {result.number: result}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(kept[number]) for number in sorted(kept)]
-    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    with lanes.alone_with(path):
+        kept = {one.number: one for one in read(path)} | {result.number: result}
+        rows = [dataclasses.asdict(kept[number]) for number in sorted(kept)]
+        path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def line(result: Result) -> str:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import faults_cli
-from tests.faults import faults, page, runner
+from tests.faults import faults, lanes, page, runner
 from tests.faults.bed import Bed
 from tests.faults.inside import dying
 from tests.faults.row import Draw, NotRun, Row, Trial
@@ -103,3 +103,12 @@ def test_without_the_tests_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     failed = CliRunner().invoke(faults_cli.faults, ["run", "1"])
     assert isinstance(failed.exception, ValueError) and "has no tests/faults" in str(failed.exception)
+
+
+def test_lanes_take_about_as_long() -> None:
+    assert lanes.shared({1: 100, 2: 60, 3: 50, 4: 10}, 2) == [[1, 4], [2, 3]]
+    assert lanes.shared({1: 100}, 2) == [[1]], "no lane without work"
+
+
+def test_the_worst_of_the_lanes_counts(tmp_path: Path) -> None:
+    assert lanes.side_by_side([[99]], "run", "--out", str(tmp_path / "faults.json")) == 2

@@ -1,6 +1,7 @@
 """docs/operations.md as it is written: every command in it, run."""
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -153,7 +154,8 @@ def test_answers(place: Place, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     storage.put(place.checkout / "photos", f"s3://{bucket}/photos")
     place.ask("vitflow predict s3://bucket/photos --out s3://bucket/answers.parquet")
-    assert storage.exists(f"s3://{bucket}/answers.parquet")
+    table = storage.open(f"s3://{bucket}").read("answers.parquet")
+    assert pq.read_table(io.BytesIO(table)).num_rows == 3
     address = f"http://127.0.0.1:{free_port()}"
     command = words("mlflow models serve -m models:/vit-mini@champion --env-manager local")
     asked = {"MLFLOW_HOST": "127.0.0.1", "MLFLOW_PORT": address.rpartition(":")[2]}

@@ -16,7 +16,7 @@ logging.getLogger("vitflow").setLevel(logging.INFO)  # Prefect gives it a handle
 from prefect import flow  # noqa: E402  (environment first)
 from prefect.runtime import flow_run  # noqa: E402
 
-from flows import events, show  # noqa: E402
+from flows import events, show, turns  # noqa: E402
 from flows.adapters import ray_cluster  # noqa: E402
 from flows.stages import config as pipelines  # noqa: E402
 from flows.stages.run import Run  # noqa: E402
@@ -25,6 +25,7 @@ from flows.tasks import as_task  # noqa: E402
 # A choice in Prefect's form, even of one; a Literal of one would be shown as a constant without its help text.
 PipelineName: TypeAlias = Annotated[str, Field(json_schema_extra={"enum": list(pipelines.names())})]
 
+turns.keep_through_outages()
 prepare, deduplicate, pretrain, finetune, evaluate, register = (as_task(stage) for stage in pipelines.STAGES)
 
 

@@ -43,6 +43,7 @@ class Bed:
         configure(path, pretrain={"steps": STEPS, "save_every": SAVE_EVERY, "log_every": LOG_EVERY})
         done = run(path, "dvc", "repro", "deduplicate@smoke")
         assert done.returncode == 0, done.stderr
+        commit(path)
         return path
 
     @functools.cached_property
@@ -195,11 +196,13 @@ def end(family: list[psutil.Process]) -> None:
 
 
 def take(checkout: Path, stage: str) -> dict[str, str]:
-    """Hashes of a stage's output, which is removed: the next trial begins where this one did."""
+    """Hashes of a stage's output, which is removed: the next trial begins where this one did, whatever DVC has seen."""
     out = checkout / "runs/smoke" / stage
     found = hashes(out)
     assert found, f"{out} is empty"
     shutil.rmtree(out)
+    subprocess.run(["git", "checkout", "-q", "dvc.lock"], cwd=checkout, check=True)
+    shutil.rmtree(checkout / ".dvc/cache/runs", ignore_errors=True)
     return found
 
 

@@ -72,6 +72,7 @@ MUTATIONS = (
         "vit/training/checkpoint.py",
         "shutil.rmtree(leftover, ignore_errors=True)",
         "pass",
+        trial=1,
     ),
     Mutation(
         5,
@@ -135,7 +136,7 @@ MUTATIONS = (
         "flows/adapters/file_cache.py",
         "if wanted.sha256 in (None, sha256):",
         "if True:",
-        trial=1,
+        trial=2,
     ),
     Mutation(
         13, "the removal of parts of killed uploads", "flows/adapters/s3_objects.py", "if size > PART:", "if False:"

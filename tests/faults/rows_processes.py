@@ -75,7 +75,7 @@ def killed_driver(where: Bed, draw: Draw) -> Trial:
         start, done, kept = time.monotonic(), beds.reported(where.checkout), beds.saved(where.checkout)
         if kind == "controller":
             with contextlib.suppress(psutil.TimeoutExpired):
-                training.head.wait(60)
+                training.head.wait(240)  # it may go on by itself: Ray is started anew
         left = alive([one for one in family if not beds.waits_for_nothing(one)], 10 if kind != "controller" else 60)
         if kind == "controller" and training.process.poll() == 0:
             beds.same(beds.take(where.checkout, "pretrain"), where.undisturbed("2"))

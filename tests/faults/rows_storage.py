@@ -39,6 +39,7 @@ def in_s3(where: Bed) -> Path:
     beds.configure(made, pretrain={"steps": S3_STEPS, "save_every": 10, "log_every": 2})
     done = run(made, "dvc", "repro", "deduplicate@smoke", **keys, VITFLOW_CACHE=str(where.root / "cache"))
     assert done.returncode == 0, done.stderr
+    beds.commit(made)
     return made.rename(path)
 
 

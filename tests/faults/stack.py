@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from flows.adapters import postgres
+from flows.environment import defaults
 from flows.stack import mlflow_command, prefect_command
 from tests.servers import Server, answers
 from tests.ui.served import free_port
@@ -158,6 +159,8 @@ def _databases(home: Path, environment: Mapping[str, str]) -> Iterator[tuple[dic
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     shared["PREFECT_HOME"] = str(home / "prefect")
+    leases = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+    shared[leases] = defaults(home)[leases]
     if postgres.missing(home):
         yield shared, shared | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{home / 'mlflow.db'}"}
         return

@@ -79,7 +79,9 @@ class Bed:
         self._copies += 1
         path = self.root / f"copy-{self._copies}"
         shutil.rmtree(path, ignore_errors=True)
-        return Path(shutil.copytree(checkout, path, symlinks=True))
+        shutil.copytree(checkout, path, symlinks=True)
+        forget(path)  # what a trial that failed has left
+        return path
 
     @functools.cache  # noqa: B019  it lives as long as the run
     def undisturbed(self, workers: str) -> dict[str, str]:

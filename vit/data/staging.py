@@ -42,6 +42,15 @@ _FACTS = ("length", "ext", "sha256", "width", "height", "notes")
 _REPEATED = (
     "SELECT row FROM (SELECT row, row_number() OVER (PARTITION BY source_key ORDER BY row) AS place FROM staged)"
 )
+_UNCUT = (  # of copies only the first that is yet to be cut
+    "SELECT row, label, rank FROM (SELECT accepted.*, row_number() OVER "
+    "(PARTITION BY accepted.sha256 ORDER BY row) AS nth FROM accepted WHERE split = '') WHERE nth = 1"
+)
+_FOLLOW = (
+    "INSERT INTO cut SELECT copy.row, first.split FROM accepted AS copy JOIN "
+    "(SELECT sha256, cut.split FROM cut JOIN copies USING (row)) AS first USING (sha256) "
+    "WHERE copy.split = '' AND copy.row NOT IN (SELECT row FROM cut)"
+)
 _SORTED = "SELECT avg(label = before) FROM (SELECT label, lag(label) OVER (ORDER BY row) AS before FROM done)"
 
 
@@ -122,17 +131,19 @@ class Staging:
         return (json.loads(text) for (text,) in self._database.execute("SELECT labels FROM accepted"))
 
     def uncut_by_label(self) -> dict[int, int]:
-        return dict(self._database.execute("SELECT label, count(*) FROM accepted WHERE split = '' GROUP BY label"))
+        """Of copies only the first counts."""
+        return dict(self._database.execute(f"SELECT label, count(*) FROM ({_UNCUT}) GROUP BY label"))
 
     def cut(self, num_val: dict[int, int]) -> None:
         """The first images of each label, in the order of their ranks, become val, the rest train.
 
-        But for copies of a training image, which all go to train.
+        Copies go where the first of them goes, but if the source has one in train, all go there.
         """
-        uncut = "SELECT row, label, row_number() OVER (PARTITION BY label ORDER BY rank, row) FROM accepted"
-        rows = self._database.execute(f"{uncut} WHERE split = ''")
+        ranked = f"SELECT row, label, row_number() OVER (PARTITION BY label ORDER BY rank, row) FROM ({_UNCUT})"
+        rows = self._database.execute(ranked)
         split = ((row, VAL if place <= num_val[label] else TRAIN) for row, label, place in rows)
         self._database.executemany("INSERT INTO cut VALUES (?, ?)", split)
+        self._database.execute(_FOLLOW)
         train = "SELECT sha256 FROM copies JOIN done USING (row, sha256) WHERE split = 'train'"
         self._database.execute(
             "UPDATE cut SET split = 'train' WHERE split = 'val' AND row IN "

@@ -51,5 +51,6 @@ def _renew(lease: UUID, over: threading.Event) -> None:
 
 def keep_through_outages() -> None:
     """Of all flow runs in this process."""
-    assert callable(prefect.flow_engine.maintain_concurrency_lease)
-    prefect.flow_engine.maintain_concurrency_lease = kept
+    engine = vars(prefect.flow_engine)
+    assert callable(engine["maintain_concurrency_lease"])
+    engine["maintain_concurrency_lease"] = kept

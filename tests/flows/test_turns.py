@@ -52,7 +52,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
 
 def test_prefects_engine_asks_here() -> None:
     assert pipeline.turns is turns
-    assert prefect.flow_engine.maintain_concurrency_lease is turns.kept
+    assert vars(prefect.flow_engine)["maintain_concurrency_lease"] is turns.kept
 
 
 def test_a_run_outlives_an_outage(serving: Callable[..., Server]) -> None:

@@ -51,6 +51,5 @@ def _renew(lease: UUID, over: threading.Event) -> None:
 
 def keep_through_outages() -> None:
     """Of all flow runs in this process."""
-    engine = vars(prefect.flow_engine)
-    assert callable(engine["maintain_concurrency_lease"])
-    engine["maintain_concurrency_lease"] = kept
+    assert "maintain_concurrency_lease" in vars(prefect.flow_engine)
+    prefect.flow_engine.maintain_concurrency_lease = kept  # pyright: ignore[reportPrivateImportUsage]

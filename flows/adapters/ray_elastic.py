@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import ray
 from ray._private.state import state as cluster
+from ray._raylet import PlacementGroupID
 from ray.exceptions import RayError
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -30,6 +31,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 LOOK_EVERY = 1.0  # seconds between two looks at a cluster that is too small
 SAY_EVERY = 30.0  # seconds
@@ -87,12 +89,21 @@ class LeanTrainer(TorchTrainer):
     """Ray's trainer without helpers that have nothing to do here: each is a process, and imports for seconds.
 
     One hands out Ray Data's datasets, of which we have none. One removes what a dead driver leaves on a cluster: a
-    local one ends with its driver.
+    local one ends with its driver, and what a dead controller leaves there `free_places` removes.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         idle = (DatasetsCallback,) if "RAY_ADDRESS" in os.environ else (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
+
+
+def free_places() -> None:
+    """Give back what a controller that died held for its workers, or the next one would wait for it for ever."""
+    if "RAY_ADDRESS" in os.environ:
+        return  # Ray's own helper does it there
+    for key, held in placement_group_table().items():
+        if held["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
 
 
 class ElasticTrainer(LeanTrainer):

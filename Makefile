@@ -83,7 +83,7 @@ bench-models: setup-dev ## training steps and inference beside timm's and Huggin
 bench-dedup: setup-dev ## finding edited copies beside pdqhash, imagehash and imagededup: recall, false pairs, speed
 	python -m benchmarks.dedup
 
-faults: setup-dev ## break things on purpose: the rows of docs/reliability.md, an hour on two cores; ROWS=1,4-8 takes some
+faults: setup-dev ## break things on purpose: the rows of docs/reliability.md, about an hour on two cores; ROWS=1,4-8 takes some
 	vitflow faults run $(ROWS) --lanes 2
 	vitflow faults table
 

@@ -11,6 +11,7 @@ run. Four things are different here:
 - While there are too few nodes it is said so, and the controller waits; Ray's turns in circles without a pause.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -101,9 +102,10 @@ def free_places() -> None:
     """Give back what a controller that died held for its workers, or the next one would wait for it for ever."""
     if "RAY_ADDRESS" in os.environ:
         return  # Ray's own helper does it there
-    for key, held in placement_group_table().items():
-        if held["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+    with contextlib.suppress(Exception):  # where the cluster itself died, what failed before is to be told, not this
+        for key, held in placement_group_table().items():
+            if held["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
 
 
 class ElasticTrainer(LeanTrainer):

@@ -190,17 +190,19 @@ def doctor(as_json: Json = False) -> None:
 def _run_flow(this: Any, *, show: bool) -> None:
     """Run in this process, with Prefect's temporary server unless PREFECT_API_URL names one."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines would tear the bars apart
+    from prefect.exceptions import TerminationSignal
+
     from flows import show as shown
-    from flows import terminal
+    from flows import temporary_server, terminal
     from flows.adapters import mlflow_runs
     from flows.pipeline import vit_pipeline
 
     mlflow_runs.check(os.environ["MLFLOW_TRACKING_URI"])
-    if "PREFECT_API_URL" not in os.environ:
-        end_orphaned_servers()
-    from prefect.exceptions import TerminationSignal
-
-    with terminal.LiveStages() if show else contextlib.nullcontext() as live:
+    with contextlib.ExitStack() as stack:
+        if "PREFECT_API_URL" not in os.environ:
+            end_orphaned_servers()
+            stack.enter_context(temporary_server.kept())
+        live = stack.enter_context(terminal.LiveStages()) if show else None
         if live is not None:
             shown.watch(live.listen, live.stage_done)
         try:

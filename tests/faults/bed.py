@@ -22,6 +22,8 @@ from tests.faults import stack
 from tests.s3 import swift
 
 STEPS, SAVE_EVERY, LOG_EVERY = 240, 24, 4
+MARK = "bed-of-faults"  # a file in what may be tidied
+SHARED = ("checkout", "finished", "in-s3", "undisturbed-*.json")  # by all trials; what else there is belongs to one
 WAIT = 600  # seconds that anything here may take beside other tests
 
 
@@ -95,6 +97,19 @@ class Bed:
         known.write_text(json.dumps(found))
         return found
 
+    def tidy(self) -> None:
+        """Remove what earlier trials have left: another one would fail because of that, whatever it is about.
+
+        Raises ValueError if the directory has something in it and was never a bed.
+        """
+        found = list(self.root.iterdir())
+        if found and self.root / MARK not in found:
+            raise ValueError(f"{self.root} is not empty and no bed of faults: name another directory")
+        (self.root / MARK).touch()
+        for path in found:
+            if not any(path.match(name) for name in (MARK, *SHARED)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def close(self) -> None:
         self._open.close()
 
@@ -106,6 +121,7 @@ def bed(kept: Path | None = None) -> Iterator[Bed]:
     with contextlib.ExitStack() as opened:
         temporary = tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp", ignore_cleanup_errors=True)
         made = Bed(kept or Path(opened.enter_context(temporary)))
+        made.tidy()
         made.root.chmod(0o711)  # PostgreSQL, where it is not ours, has to come through
         try:
             yield made

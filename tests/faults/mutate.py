@@ -31,6 +31,7 @@ class Ground:
         self.code, self.bed, self.kept = root / "code", root / "bed", root / "kept"
         make_checkout(self.code)
         self.kept.mkdir()
+        root.chmod(0o711)  # PostgreSQL, where it is not ours, has to come through
 
     def survives(self, row: int, trial: int) -> tuple[bool, str]:
         """Whether a trial of a row is survived, and what was said if it is not."""

@@ -108,8 +108,8 @@ MUTATIONS = (
         7,
         "outputs without times",
         "flows/stages/output.py",
-        '"stage": stage,\n        "config"',
-        '"stage": f"{stage} {__import__(\'time\').time()}",\n        "config"',
+        "hexdigest()[:12], **wanted}",
+        'hexdigest()[:12], **wanted, "at": __import__("time").time()}',
     ),
     Mutation(8, "the limit of a deployment", "flows/deploy.py", "limit=1, collision", "limit=10, collision"),
     Mutation(

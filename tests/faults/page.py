@@ -80,11 +80,16 @@ def soaked(found: Mapping[str, Any]) -> str:
         return "Not run yet.\n"
     good, starts = sum(not one["wrong"] for one in rounds), sum(one["starts"] for one in rounds)
     minutes = sum(one["seconds"] for one in rounds) / 60
-    lines = [f"{good} of {len(rounds)} pipelines ended right, with {starts} starts, in {minutes:.0f} minutes.", ""]
+    on_ray = sum(one["workers"] > 0 for one in rounds)
+    lines = [
+        f"{good} of {len(rounds)} pipelines ({on_ray} on Ray workers) ended right, with {starts} starts, "
+        f"in {minutes:.0f} minutes.",
+        "",
+    ]
     lines += ["| fault | how often |", "|---|---|"]
     kinds = [one["fault"].split(" ")[0] for one in rounds]
     lines += [f"| {kind.replace('_', ' ')} | {kinds.count(kind)} |" for kind in sorted(set(kinds))]
-    lines += ["", "| last third over first third | |", "|---|---|"]
+    lines += ["", "| last third over first third, each round over the median of its kind | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in found["growth"].items()]
     lines += [f"\nRound {one['number']}, {one['fault']}: {'; '.join(one['wrong'])}" for one in rounds if one["wrong"]]
     return "\n".join(lines) + "\n"

@@ -38,6 +38,8 @@ class Round:
 
     number: int
     fault: str
+    workers: int
+    own_server: bool  # of Prefect; else one that all rounds share
     seconds: float
     starts: int
     memory_mb: float  # the most that all its processes held together
@@ -46,6 +48,11 @@ class Round:
     database_kb: int
     temporary: int  # files and directories where temporary ones are made, and in shared memory, afterwards
     wrong: list[str]
+
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """What it needs depends on this, more than on anything that could leak."""
+        return self.workers, self.own_server
 
 
 def kill_flow(running: Running, source: random.Random) -> None:
@@ -133,7 +140,8 @@ def one_round(where: Bed, number: int, source: random.Random) -> Round:
     temporary = where.root / "t"  # short, for the sockets of Ray
     temporary.mkdir(exist_ok=True)
     places = {"TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
-    places |= {} if source.random() < 0.25 else where.prefect  # or the run brings its own, which a fault may hit
+    own_server = source.random() < 0.25  # which a fault may hit
+    places |= {} if own_server else where.prefect
     moment, workers = source.uniform(2, LAST), "2" if source.random() < 0.25 else "0"
     most, starts, code, wrong = {"memory": 0.0, "handles": 0.0, "processes": 0.0}, 0, -1, list[str]()
     for starts in range(1, TRIES + 1):
@@ -149,6 +157,8 @@ def one_round(where: Bed, number: int, source: random.Random) -> Round:
     return Round(
         number=number,
         fault=f"{fault.__name__} after {moment:.0f} s, {workers} workers",
+        workers=int(workers),
+        own_server=own_server,
         seconds=round(time.monotonic() - start, 1),
         starts=starts,
         memory_mb=round(most["memory"] / 1e6),
@@ -215,16 +225,18 @@ def leftovers(checkout: Path, before: list[dict[str, Any]]) -> list[str]:
 
 
 def growth(rounds: list[Round]) -> dict[str, Any]:
-    """The median of the last third over that of the first, and what the database and /tmp gained in a round."""
+    """The median of the last third over that of the first, and what the database and /tmp gained in a round.
+
+    A round is measured by the median of its kind: Ray workers and a server of its own need more whenever they come.
+    """
     third = max(1, len(rounds) // 3)
-    first, last = rounds[:third], rounds[-third:]
-    names = ("memory_mb", "handles", "processes", "seconds")
-    found: dict[str, Any] = {
-        name: round(
-            statistics.median(getattr(r, name) for r in last) / statistics.median(getattr(r, name) for r in first), 2
-        )
-        for name in names
-    }
+    found: dict[str, Any] = {}
+    for name in ("memory_mb", "handles", "processes", "seconds"):
+        alike: dict[tuple[int, bool], list[float]] = {}
+        for one in rounds:
+            alike.setdefault(one.kind, []).append(getattr(one, name))
+        parts = [getattr(one, name) / statistics.median(alike[one.kind]) for one in rounds]
+        found[name] = round(statistics.median(parts[-third:]) / statistics.median(parts[:third]), 2)
     steps = max(1, len(rounds) - 1)
     for name in ("database_kb", "temporary"):
         found[f"{name} a round"] = round((getattr(rounds[-1], name) - getattr(rounds[0], name)) / steps, 1)

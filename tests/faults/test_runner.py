@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import faults_cli
-from tests.faults import faults, lanes, page, runner
-from tests.faults.bed import Bed
+from tests.faults import faults, lanes, page, runner, soak
+from tests.faults.bed import MARK, Bed, bed
 from tests.faults.inside import dying
 from tests.faults.row import Draw, NotRun, Row, Trial
 
@@ -44,6 +44,22 @@ def test_every_row_says_what_it_is() -> None:
     assert all(one.times >= 1 and len(one.fault) > 40 for one in runner.ROWS)
 
 
+def test_a_kept_bed_forgets_what_trials_left(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for _ in range(2):
+        with bed(kept):
+            assert {path.name for path in kept.iterdir()} <= {MARK, "finished", "undisturbed-0.json"}
+            for name in ("finished", "copy-1", "alone-0"):
+                (kept / name).mkdir(exist_ok=True)
+            for name in ("undisturbed-0.json", "ran"):
+                (kept / name).touch()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="no bed of faults"), bed(tmp_path):
+        pass
+    assert (tmp_path / "thesis.tex").exists()
+
+
 def test_what_is_counted(tmp_path: Path) -> None:
     found = result([Trial(redone=3, seconds=1.5), AssertionError("half of it"), Trial(redone=5)], tmp_path)
     assert (found.count, found.redone, found.recovery) == ("2/3", "5 steps", "1.5 s")
@@ -72,12 +88,34 @@ def test_later_results_are_taken_over() -> None:
 
 def test_a_soak_is_told_with_what_went_wrong() -> None:
     rounds = [
-        {"number": n, "fault": f"kill_flow after {n} s", "starts": 2, "seconds": 60, "wrong": wrong}
+        {"number": n, "fault": f"kill_flow after {n} s", "workers": 2 * n, "starts": 2, "seconds": 60, "wrong": wrong}
         for n, wrong in enumerate([[], ["half-written: x"]])
     ]
     text = page.soaked({"rounds": rounds, "growth": {"handles": 1.1}})
-    assert "1 of 2 pipelines ended right, with 4 starts, in 2 minutes." in text
+    assert "1 of 2 pipelines (1 on Ray workers) ended right, with 4 starts, in 2 minutes." in text
     assert "| kill flow | 2 |" in text and "| handles | 1.1 |" in text and "half-written: x" in text
+
+
+def test_a_soak_compares_rounds_of_a_kind() -> None:
+    """Ray workers in the last rounds are no growth; what each round leaves open is."""
+
+    def one(number: int, *, leak: float) -> soak.Round:
+        workers = 2 if number in (1, 4, 6, 7) else 0
+        handles = (900 if workers else 100) + leak * number
+        numbers = {"number": number, "workers": workers, "handles": int(handles), "database_kb": 100 + 8 * number}
+        whole = {"fault": "", "own_server": False, "seconds": 60.0, "starts": 1, "memory_mb": 1.0, "processes": 1}
+        return soak.Round(**numbers, **whole, temporary=5, wrong=[])  # pyright: ignore[reportArgumentType]
+
+    flat, growing = (soak.growth([one(n, leak=leak) for n in range(9)]) for leak in (0, 20))
+    assert flat == {
+        "memory_mb": 1.0,
+        "handles": 1.0,
+        "processes": 1.0,
+        "seconds": 1.0,
+        "database_kb a round": 8.0,
+        "temporary a round": 0.0,
+    }
+    assert growing["handles"] > 1.1
 
 
 def test_a_child_dies_where_it_is_told_to(tmp_path: Path) -> None:

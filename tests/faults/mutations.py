@@ -191,9 +191,9 @@ MUTATIONS = (
     Mutation(
         20,
         "the limit of what a rank may keep the others waiting",
-        "flows/adapters/ray_training.py",
-        "timeout_s=int(ray_cluster.hang_seconds())",
-        "timeout_s=1800",
+        "flows/adapters/ray_cluster.py",  # both that of Ray's controller and that of torch's process group
+        "    return seconds\n",
+        "    return 1800.0\n",
     ),
     Mutation(
         21,

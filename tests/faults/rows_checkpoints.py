@@ -155,6 +155,7 @@ def other_numbers_of_workers(where: Bed, draw: Draw) -> Trial:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
         dies = {} if number == 3 else {"dies": 5 * (number + 1) + draw.source.randrange(3)}
         found.run([*command, SITTING], timeout=beds.WAIT, **dies)
+    assert found.world_sizes() == counts
     (expected,) = alone.batches().values()
     for steps in found.batches().values():
         assert all(images == expected[step][: len(images)] for step, images in steps.items()), f"{counts}: other images"

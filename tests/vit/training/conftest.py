@@ -39,10 +39,11 @@ class Sitting:
     @contextlib.contextmanager
     def started(self, command: list[str], *, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Any]:
         """A training in the background; killed at the end of the block, if need be."""
+        inherited = {name: value for name, value in os.environ.items() if name != "VITFLOW_WORKERS"}  # sitting reads it
         process = subprocess.Popen(
             [*command, str(self.directory), json.dumps(changes)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {}),
+            env=inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -227,7 +227,8 @@ def unwritable(where: Bed, draw: Draw) -> Trial:
             raise NotRun("nobody may mount a small disk here")
         inodes = 2 + sum(1 for _ in runs.rglob("*"))
         options = "size=1G" if kind == "read-only disk" else f"size=1G,nr_inodes={inodes}"
-        script = 'mount -o remount,ro "$place" && "$@"' if kind == "read-only disk" else '"$@"'
+        first = 'mount -o remount,ro "$place" && ' if kind == "read-only disk" else ""
+        script = first + '"$@"; code=$?; ls -A "$place" | grep -q writing && echo half-written; exit $code'
         command = tuple(faults.on_small_disk(runs, options, script, *command))
     elif kind == "no permission":
         command = (*stack.enter_context(faults.read_only(runs)), *command)
@@ -243,7 +244,7 @@ def unwritable(where: Bed, draw: Draw) -> Trial:
         beds.same(hashes(runs / "finetune"), expected)
     else:
         assert code == 1 and "Traceback" not in text and str(runs) in text, f"{kind}: {code}: {text[-2500:]}"
-        assert not (runs / "finetune").exists() and not beds.litter(checkout)
+        assert not (runs / "finetune").exists() and not beds.litter(checkout) and "half-written" not in text
     return Trial(seconds=time.monotonic() - start)
 
 

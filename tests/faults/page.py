@@ -28,7 +28,7 @@ def merged(part: str, before: Any, now: Any) -> Any:
     def names(one: Mapping[str, Any]) -> tuple[int, str]:
         return int(one["number" if part == FAULTS else "row"]), str(one.get("without", ""))
 
-    found = {names(one): one for one in [*before, *now]}
+    found = {names(one): {key: one[key] for key in one if key != "why"} for one in [*before, *now]}  # it names places
     return [found[name] for name in sorted(found)]
 
 

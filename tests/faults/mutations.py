@@ -165,14 +165,14 @@ MUTATIONS = (
         trial=2,
     ),
     Mutation(16, "the limit of pixels", "vit/data/pictures.py", "MAX_PIXELS = 89_478_485", "MAX_PIXELS = 10**12"),
-    Mutation(17, "digests of images", "vit/data/shards.py", "if wanted and hashlib", "if False and hashlib"),
+    Mutation(17, "digests of images", "vit/data/shards.py", "if wanted and hashlib", "if False and hashlib", trial=1),
     Mutation(
         17,
         "the sizes of shards",
         "vit/data/shards.py",
         'size != shard["bytes"]',
         "False",
-        trial=2,
+        trial=4,
     ),
     Mutation(
         18,

@@ -157,6 +157,13 @@ MUTATIONS = (
         "if True:",
     ),
     Mutation(
+        14,
+        "outputs that vanish when they fail",
+        "flows/stages/output.py",
+        "        shutil.rmtree(work, ignore_errors=True)\n\n\ndef describe",
+        "        pass\n\n\ndef describe",
+    ),
+    Mutation(
         15,
         "outputs that vanish when they fail",
         "flows/stages/output.py",

@@ -21,6 +21,8 @@ from tests.s3.proxy import FaultProxy, Plan, in_front_of
 
 S3_STEPS = 20
 BUCKET = "faults"
+# In a shell: says whether an output that was begun is still there.
+LEFT = 'find "$place" -name "*.writing-*" | grep -q . && echo half-written'
 
 
 def in_s3(where: Bed) -> Path:
@@ -196,9 +198,8 @@ def full_disk(where: Bed, draw: Draw) -> Trial:
     faults.remove(runs / stage, draw.source)
     rest = sum(-(-path.stat().st_size // 4096) * 4096 for path in runs.rglob("*") if path.is_file())
     room = rest + int(size * share)
-    left = 'ls -A "$place" | grep -q writing && echo half-written'
     room_again = 'mount -o remount,size=1G "$place"; "$@" && cp -a "$place"/. "$result"'
-    script = f'"$@"; echo "exit code $?"; {left}; {room_again}'
+    script = f'"$@"; echo "exit code $?"; {LEFT}; {room_again}'
     result = where.root / f"full-{draw.number}"
     result.mkdir()
     stage_door = (sys.executable, "-m", "flows.stages", stage, "smoke")
@@ -225,10 +226,10 @@ def unwritable(where: Bed, draw: Draw) -> Trial:
     if kind in ("read-only disk", "no inodes"):
         if not faults.can_mount():
             raise NotRun("nobody may mount a small disk here")
-        inodes = 2 + sum(1 for _ in runs.rglob("*"))
+        inodes = 5 + sum(1 for _ in runs.rglob("*"))  # for runs/, the stage's directories and one file
         options = "size=1G" if kind == "read-only disk" else f"size=1G,nr_inodes={inodes}"
         first = 'mount -o remount,ro "$place" && ' if kind == "read-only disk" else ""
-        script = first + '"$@"; code=$?; ls -A "$place" | grep -q writing && echo half-written; exit $code'
+        script = f'{first}"$@"; code=$?; {LEFT}; exit $code'
         command = tuple(faults.on_small_disk(runs, options, script, *command))
     elif kind == "no permission":
         command = (*stack.enter_context(faults.read_only(runs)), *command)

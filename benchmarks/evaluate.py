@@ -107,7 +107,8 @@ def section(options: argparse.Namespace) -> EvaluateConfig:
 def ours(options: argparse.Namespace) -> Scores:
     """By the stage's own packing, on as many workers as there are cores."""
     classes = {task.name: task.num_classes for task in TASKS}
-    subject = Subject(model=options.place / "model", tasks=options.place / "tasks", num_classes=classes, leaked={})
+    model = options.place / "model"
+    subject = Subject(backbone=model, model=model, tasks=options.place / "tasks", num_classes=classes, leaked={})
     config = section(options)
     protocol = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
     wanted = [

@@ -86,6 +86,7 @@ def rows(run: Run) -> list[Row]:
     )
     table += [Row(what=name, value=_percent(one["top1"])) for name, one in sorted(scores["benchmarks"].items())]
     table.append(_frozen(scores["frozen_mean_of_tasks"]))
+    table += _downstream(scores["downstream"])
     table += _spent(registered["metrics"])
     table.append(Row(what="model version", value=registered["uri"], note=f"alias {registered['alias']}"))
     return table
@@ -98,6 +99,15 @@ def _frozen(means: dict[str, float]) -> Row:
     few = [f"{number}: {_percent(means[f'{prefix}{number}'])}" for number in shots]
     note = f"by images of a class {', '.join(few)}" if few else ""
     return Row(what="frozen features, linear, mean", value=_percent(means["linear"]), note=note)
+
+
+def _downstream(found: dict[str, Any] | None) -> list[Row]:
+    """Few-shot scores on the images that the model was fine-tuned on: of ImageNet those of the paper's Fig. 4."""
+    if found is None:
+        return []
+    few = {int(shots): one["top1"] for shots, one in found["few_shot"].items()}
+    note = f"by images of a class {', '.join(f'{shots}: {_percent(few[shots])}' for shots in sorted(few))}"
+    return [Row(what="few-shot, downstream images", value=_percent(few[max(few)]), note=note)]
 
 
 def _spent(metrics: dict[str, Any]) -> list[Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import forecast
-from flows.paper_results import IMAGENET, Published, published
+from flows.paper_results import FEW_SHOT, IMAGENET, Published, published
 from flows.report import CAPTIONS, Row
 from flows.stages.config import Pipeline
 from flows.stages.markdown import plain
@@ -62,7 +62,7 @@ def sections(
         _groups(scores, numbers["pipeline"]),
         dataclasses.replace(_tasks(scores["tasks"]), pictures=shown["scores",]),
         _benchmarks(scores["benchmarks"]),
-        _few_shot(scores["tasks"], list(scores["groups"])),
+        _few_shot(scores["tasks"], list(scores["groups"]), scores["downstream"]),
         Section(title="Learning curves", pictures=shown["curves",]),
         _cost(registered["metrics"], work(config, tasks=len(scores["tasks"]))),
         Section(title="Looks inside the network", pictures=shown[INSIDE]),
@@ -98,7 +98,7 @@ def _measured(one: Published, numbers: Mapping[str, Any], config: Pipeline) -> f
     if one.measured_as == "pretrain/exaflops":
         return work(config, tasks=0)["pretrain"]["exaflops"]
     downstream = config.prepare.downstream or config.prepare
-    if one.measured_as == IMAGENET and downstream.source != "dataset:imagenet2012":
+    if one.measured_as in (IMAGENET, FEW_SHOT) and downstream.source != "dataset:imagenet2012":
         return None
     if one.measured_as is None or (one.measured_as.startswith("vtab/") and numbers["evaluate"]["family"] == "mini"):
         return None
@@ -144,7 +144,9 @@ def _groups(scores: Mapping[str, Any], pipeline: str) -> Section:
     return Section(title="Tasks by group", head=head, lines=lines, note="Mean top-1, %.", pictures=picture)
 
 
-def _few_shot(tasks: Mapping[str, Mapping[str, Any]], groups: Sequence[str]) -> Section:
+def _few_shot(
+    tasks: Mapping[str, Mapping[str, Any]], groups: Sequence[str], downstream: Mapping[str, Any] | None
+) -> Section:
     """After Fig. 4."""
     from vit.analysis import comparison
 
@@ -156,6 +158,10 @@ def _few_shot(tasks: Mapping[str, Mapping[str, Any]], groups: Sequence[str]) -> 
         chosen = [task for task in tasks.values() if name in (task["group"], "all tasks")]
         values = [[task["frozen"]["few_shot"][str(number)]["top1"] for task in chosen] for number in shots]
         lines.append((name, *(_percent(sum(column) / len(column)) for column in values)))
+    if downstream is not None:
+        few = downstream["few_shot"]
+        values = (few.get(str(number), {"top1": None})["top1"] for number in shots)
+        lines.append(("downstream images", *(_percent(value) for value in values)))
     picture = drawn(lambda path: comparison.few_shot(tasks, path), "Linear probes of frozen features (paper Fig. 4)")
     return Section(
         title="Few images of each class",

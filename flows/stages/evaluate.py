@@ -14,15 +14,17 @@ import pyarrow.parquet as pq
 
 from flows.adapters import storage
 from flows.stages import output, scratch
-from flows.stages.judging import BenchmarkConfig, Plan, by_task, hows, judge, named
+from flows.stages.judging import BenchmarkConfig, Plan, by_task, few_shot_piece, hows, judge, named
 from flows.stages.scores import benchmarks, rows, summarise
-from flows.stages.suite import AS_IS, TRANSFERRED
+from flows.stages.suite import AS_IS, DOWNSTREAM, TRANSFERRED
 from flows.stages.transfers import Subject
 from vit.analysis.analyse import EXAMPLES, analyse
 from vit.analysis.figures import task_scores
 from vit.data.augment import AugmentConfig
+from vit.data.index import read_manifest
 from vit.data.loader import evaluation_batches
 from vit.data.shards import Shards
+from vit.data.store import as_store
 from vit.data.views import View
 from vit.evaluation.probing import ProbeConfig
 from vit.evaluation.vtab import GROUPS, TRAIN_SPLITS
@@ -69,10 +71,11 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, backbone: Pat
             tasks=(images / "tasks").resolve(),
             num_classes={task["name"]: task["num_classes"] for task in suite["tasks"]},
             leaked=leaked_keys(dedup),
+            downstream=probed(images),
         )
-        plan = plan_of(config, suite["tasks"], subject.tasks)
-        tuned, frozen = judge(plan, subject, config.sweep.rungs, directory)
-        scores = summarise(suite, by_task(tuned, frozen), benchmarks(suite["tasks"], tuned))
+        plan = plan_of(config, suite["tasks"], subject)
+        tuned, frozen, few = judge(plan, subject, config.sweep.rungs, directory)
+        scores = summarise(suite, by_task(tuned, frozen), benchmarks(suite["tasks"], tuned), few)
         output.write_json(work / "scores.json", scores)
         if any(sweep.is_any for sweep in plan.sweeps.values()):
             output.write_json(work / output.RUNS, rows(tuned))
@@ -82,14 +85,20 @@ def evaluate(config: EvaluateConfig, *, images: Path, dedup: Path, backbone: Pat
     return out
 
 
-def plan_of(config: EvaluateConfig, suite: Sequence[dict[str, Any]], tasks: Path) -> Plan:
+def probed(images: Path) -> Path | None:
+    """The downstream images, if there are some and each has one label, as few-shot probes need it."""
+    own = (images / DOWNSTREAM).resolve()
+    return own if own.is_dir() and not read_manifest(as_store(own)).get("multi_label") else None
+
+
+def plan_of(config: EvaluateConfig, suite: Sequence[dict[str, Any]], subject: Subject) -> Plan:
     """VTAB's tasks by one protocol; benchmarks by their rows of Table 4, or answered as the model is."""
     asked = TransferConfig(resolution=config.resolution, train=config.train, augment=config.augment)
     vtab = [task["name"] for task in suite if task["group"] in GROUPS]
     as_is = [task["name"] for task in suite if task["group"] == AS_IS]
     rows_of = named([task["name"] for task in suite if task["group"] == TRANSFERRED], config.benchmarks)
     splits = dict.fromkeys(vtab, TRAIN_SPLITS) | dict.fromkeys(rows_of, DEV_LAST)
-    how = hows(config.protocol, asked, tasks, splits)
+    how = hows(config.protocol, asked, subject.tasks, splits)
     sweeps = dict.fromkeys(vtab, config.sweep)
     for name, row in rows_of.items():
         if config.protocol == "own":
@@ -103,6 +112,7 @@ def plan_of(config: EvaluateConfig, suite: Sequence[dict[str, Any]], tasks: Path
         networks=[(task, kind) for task in vtab for kind in (True, False)] + [(name, True) for name in rows_of],
         frozen=dict.fromkeys(vtab, config.probes),
         as_is=as_is,
+        few_shot=few_shot_piece(asked, config.probes) if subject.downstream and config.probes.shots else None,
     )
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from flows.stages.scores import Judged, Tuned
+from flows.stages.suite import DOWNSTREAM
 from flows.stages.transfers import Piece, Subject, score_all
 from vit.data.shards import Shards
-from vit.evaluation.probing import ProbeConfig, Probed
+from vit.evaluation.probing import FewShot, ProbeConfig, Probed
 from vit.evaluation.vtab import TRAIN_SPLITS, Score
 from vit.training.hyperrule import Protocol, TransferConfig, applied
 from vit.training.sweep import Choice, SweepConfig, Wanted, choose, grid, repeated
@@ -35,6 +36,7 @@ class Plan:
     networks: Sequence[Network]  # transfers
     frozen: Mapping[str, ProbeConfig]  # tasks whose frozen features are scored
     as_is: Sequence[str]  # benchmarks that the model answers with its own head
+    few_shot: Piece | None  # of the downstream images
 
     def piece(self, network: Network, **changes: Any) -> Piece:
         """One transfer; `train` is that of the task unless it is given."""
@@ -58,8 +60,8 @@ class Plan:
 
 def judge(
     plan: Plan, subject: Subject, rungs: Sequence[float], scratch: Path
-) -> tuple[dict[Network, Tuned], dict[str, Probed]]:
-    """The transfers of every network, and by task the scores of its frozen features."""
+) -> tuple[dict[Network, Tuned], dict[str, Probed], FewShot | None]:
+    """The transfers of every network, by task the scores of its frozen features, and those on downstream images."""
 
     def dev_scores(wanted: Sequence[Wanted[Network]]) -> list[float]:
         parts = [plan.piece(one.subject, train=one.train, on_dev=True, variant=one.name) for one in wanted]
@@ -71,14 +73,23 @@ def judge(
     choices |= {(task, True): Choice(train=plan.hows[task].train, trials=()) for task in plan.as_is}
     finals = plan.finals(choices)
     frozen = {task: plan.piece((task, True), probes=probes) for task, probes in plan.frozen.items()}
-    done = score_all(subject, [*frozen.values(), *(one for runs in finals.values() for one in runs.values())], scratch)
+    few = [] if plan.few_shot is None else [plan.few_shot]
+    tests = [one for runs in finals.values() for one in runs.values()]
+    done = score_all(subject, [*few, *frozen.values(), *tests], scratch)
     tuned = {
         network: Tuned(
             choice=choices[network], scores={seed: cast(Score, done[one.name]) for seed, one in runs.items()}
         )
         for network, runs in finals.items()
     }
-    return tuned, {task: cast(Probed, done[one.name]) for task, one in frozen.items()}
+    probed = {task: cast(Probed, done[one.name]) for task, one in frozen.items()}
+    return tuned, probed, cast(FewShot, done[few[0].name]) if few else None
+
+
+def few_shot_piece(how: TransferConfig, probes: ProbeConfig) -> Piece:
+    """On the downstream images, shown as the authors' few-shot code does."""
+    transfer = dataclasses.replace(how, augment=dataclasses.replace(how.augment, evaluation="inner"))
+    return Piece(task=DOWNSTREAM, pretrained=True, transfer=transfer, probes=probes, splits=("train", "val"))
 
 
 def by_task(tuned: Mapping[Network, Tuned], frozen: Mapping[str, Probed]) -> dict[str, Judged]:

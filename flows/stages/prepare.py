@@ -11,6 +11,7 @@ from typing import Any
 from flows.adapters import storage
 from flows.stages import arrivals, corpora, output, tasks
 from flows.stages.spread import spread
+from flows.stages.suite import DOWNSTREAM
 from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
 from vit.data.sources.labels import Columns
@@ -19,7 +20,6 @@ from vit.data.writing import refer, write_source
 
 SOURCES = ("mini", *corpora.SOURCES, "reference")
 SHEET = "corpus.png"
-DOWNSTREAM = "downstream"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,8 @@ def collect(*, dedup: Path, pretrain: Path, model: Path, scores: Path) -> dict[s
     found |= _numbers("frozen", report["frozen_mean_of_tasks"])
     top1 = {f"vtab/{name}": value for name, value in top1.items()}
     top1 |= {f"benchmark/{name}": one["top1"] for name, one in report["benchmarks"].items()}
+    few = (report["downstream"] or {"few_shot": {}})["few_shot"]
+    top1 |= {f"downstream/few_shot_{shots}": one["top1"] for shots, one in few.items()}
     found |= {name: math.nan if value is None else float(value) for name, value in top1.items()}
     return dict(sorted(found.items()))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit.evaluation.probing import Probed
+from vit.evaluation.probing import FewShot, Probed
 from vit.evaluation.vtab import GROUPS, Score, means
 from vit.training.sweep import Choice, spread
 
@@ -45,7 +45,10 @@ class Judged:
 
 
 def summarise(
-    suite: dict[str, Any], judged: Mapping[str, Judged], benchmarks: Mapping[str, dict[str, Any]]
+    suite: dict[str, Any],
+    judged: Mapping[str, Judged],
+    benchmarks: Mapping[str, dict[str, Any]],
+    few: FewShot | None,
 ) -> dict[str, Any]:
     """The content of scores.json (ARCHITECTURE.md) from the results by task."""
     groups = {task["name"]: task["group"] for task in suite["tasks"] if task["group"] in GROUPS}
@@ -68,6 +71,7 @@ def summarise(
         "mean_of_groups_random_init": random["mean_of_groups"],
         "frozen_mean_of_tasks": mean_of_probes([one.frozen for one in judged.values()]),
         "benchmarks": dict(benchmarks),
+        "downstream": None if few is None else {"few_shot": _few(few.few_shot), "num_test": few.num_test},
     }
 
 
@@ -133,8 +137,11 @@ def _chosen(tuned: Tuned) -> dict[str, Any]:
 
 
 def _probed(one: Probed) -> dict[str, Any]:
-    few = {str(shots): {"top1": mean, "std": deviation} for shots, (mean, deviation) in one.few_shot.items()}
-    return {"few_shot": few, "linear": one.linear, "nearest": one.nearest}
+    return {"few_shot": _few(one.few_shot), "linear": one.linear, "nearest": one.nearest}
+
+
+def _few(found: Mapping[int, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    return {str(shots): {"top1": mean, "std": deviation} for shots, (mean, deviation) in found.items()}
 
 
 def _clean(score: Score) -> dict[str, float]:

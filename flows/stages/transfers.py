@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from flows.adapters import ray_cluster
+from flows.adapters import ray_cluster, storage
 from flows.stages import output, progress, results
+from flows.stages.suite import DOWNSTREAM
 from vit.data.decoded import Decoded, Memory, limit
 from vit.data.shards import Shards
 from vit.evaluation.features import features
-from vit.evaluation.probing import ProbeConfig, Probed, probe
+from vit.evaluation.probing import FewShot, ProbeConfig, Probed, few_shots, pool, probe
 from vit.evaluation.vtab import TRAIN_SPLITS, Score, answered, transfer, untrained
 from vit.models import load
 from vit.models.weights.native import transfer as under_new_head
@@ -26,7 +27,7 @@ from vit.training.hyperrule import TransferConfig
 
 ATTEMPTS = 2  # at a piece that fails for another reason than bad data or settings, such as a full memory
 TUNED, UNTRAINED = "vtab", "vtab_random_init"  # names of transfers from the model and from random weights
-Result = Score | Probed
+Result = Score | Probed | FewShot
 
 logger = logging.getLogger("vitflow.transfers")
 
@@ -48,6 +49,7 @@ class Subject:
     tasks: Path
     num_classes: Mapping[str, int]  # by task
     leaked: Mapping[str, frozenset[str]]  # by task: keys of test images that the corpus shows
+    downstream: Path | None = None  # shards with the splits train and val, one label an image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,9 @@ class Piece:
     @property
     def kind(self) -> type[Result]:
         """Of its result."""
-        return Score if self.probes is None else Probed
+        if self.probes is None:
+            return Score
+        return FewShot if self.task == DOWNSTREAM else Probed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ def score_all(subject: Subject, pieces: Sequence[Piece], scratch: Path) -> dict[
                 continue
             failures.pop(name, None)
             done[name] = result
-            report(len(done), {name: result.top1 if isinstance(result, Score) else result.linear})
+            report(len(done), {name: _headline(result)})
     if failures:
         reasons = "; ".join(f"{name}: {failure.error}" for name, failure in failures.items())
         kind = TransfersRefused if any(failure.is_final for failure in failures.values()) else TransfersFailed
@@ -148,6 +152,8 @@ def score_group(item: tuple[Subject, list[Piece], Path]) -> list[tuple[str, Resu
 def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
     """One transfer, or the probes of the features as they came; `memory` has the images that were decoded before."""
     config = piece.transfer
+    if piece.task == DOWNSTREAM:
+        return few_shot_downstream(subject, piece)
     leaked = subject.leaked.get(piece.task, frozenset())
     if piece.as_is:
         test = Shards(subject.tasks / piece.task, splits=("test",))
@@ -172,6 +178,35 @@ def score(subject: Subject, piece: Piece, memory: Memory) -> Result:
         return probe(piece.probes, support, tests, num_classes=len(examples.class_names), seed=seed)
     torch.manual_seed(seed)
     return transfer(network, piece.task, config, examples=examples, test=test, leaked=leaked)
+
+
+def few_shot_downstream(subject: Subject, piece: Piece) -> FewShot:
+    """5-shot ImageNet of the paper's Fig. 4 and Table 8, where the downstream images are ImageNet's.
+
+    At the resolution of pre-training; supports are of train, tests are all of val.
+    """
+    assert subject.downstream is not None and piece.probes is not None
+    support, tests = (
+        Shards(subject.downstream, splits=(split,), open_store=storage.open) for split in ("train", "val")
+    )
+    file = subject.backbone / output.MODEL
+    num_classes, resolution = len(support.class_names), load(file).config.resolution
+    network = under_new_head(file, resolution=resolution, num_classes=num_classes, dropout=0.0).to(device())
+    view, seed = piece.transfer.augment.evaluation, piece.transfer.train.seed
+    rows = pool(piece.probes, torch.from_numpy(support.labels), seed).tolist()
+    known = features(network, support, resolution=resolution, view=view, rows=rows)
+    asked = features(network, tests, resolution=resolution, view=view)
+    few = few_shots(piece.probes, known, asked, num_classes=num_classes, seed=seed)
+    return FewShot(few_shot=few, num_test=len(tests))
+
+
+def _headline(result: Result) -> float:
+    """The number that is shown while others are being computed."""
+    if isinstance(result, Score):
+        return result.top1
+    if isinstance(result, Probed):
+        return result.linear
+    return max((mean for mean, _ in result.few_shot.values()), default=0.0)
 
 
 def _file(scratch: Path, piece: Piece) -> Path:

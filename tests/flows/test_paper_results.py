@@ -124,11 +124,22 @@ def test_optimisers_and_upstream() -> None:
     ]
 
 
+def test_table_8() -> None:
+    """Rows none, 1-D, 2-D, relative; columns added after the stem, at every layer, at every layer shared."""
+    rows = {"": (64.206,), "none": (61.382,), "learned-every": (63.964,), "learned-shared": (64.292,)}
+    rows |= {"2d": (64.001,), "2d-every": (64.046,), "2d-shared": (64.022,), "relative": (64.032,)}
+    for name, expected in rows.items():
+        pipeline = f"vit-b16-jft-position-{name}" if name else "vit-b16-jft"
+        (found,) = [one for one in published(pipeline) if one.source == "Table 8"]
+        assert (found.value,) == expected and found.measured_as == "downstream/few_shot_5"
+
+
 def test_only_pipelines_have_results(monkeypatch: pytest.MonkeyPatch) -> None:
     from flows import paper_results
     from tests.checkout import ROOT
 
     monkeypatch.setenv("VITFLOW_ROOT", str(ROOT))
-    tables = (paper_results.TABLE_2, paper_results.TABLE_5, paper_results.TABLE_6, paper_results.TABLE_7, TABLE_9)
+    tables = (paper_results.TABLE_2, paper_results.TABLE_5, paper_results.TABLE_6, paper_results.TABLE_7)
+    tables += (paper_results.TABLE_8, TABLE_9)
     assert {pipeline for table in (*tables, paper_results.UPSTREAM) for pipeline in table} <= set(names())
     assert published("mini") == []

@@ -39,6 +39,8 @@ BENCHMARKS = {
     HOSTILE: task("as_is", 0.5, None) | {"top1_std": 0.0},
 }
 
+FEW = {"downstream": {"few_shot": {"5": {"top1": 0.6421, "std": 0.001}}, "num_test": 50_000}}
+
 
 def numbers(pipeline: str, overrides: list[str]) -> dict[str, Any]:
     """What report.results gives for a run of that pipeline."""
@@ -50,7 +52,7 @@ def numbers(pipeline: str, overrides: list[str]) -> dict[str, Any]:
     return {
         "pipeline": pipeline,
         "overrides": overrides,
-        "evaluate": {"tasks": tasks, "family": "lossless", "groups": groups, "benchmarks": BENCHMARKS},
+        "evaluate": {"tasks": tasks, "family": "lossless", "groups": groups, "benchmarks": BENCHMARKS} | FEW,
         "deduplicate": {"by_benchmark": {HOSTILE: {"test_images": 10, "with_duplicate": 2, "pairs": 3}}},
         "register": {
             **{"uri": "models:/vit-mini/1", "alias": "champion", "decision": HOSTILE, "tags": tags},

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from flows.stages import output, transfers
 from flows.stages.config import ConfigError, load, names
 from flows.stages.deduplicate import _test_sets
-from flows.stages.evaluate import EvaluateConfig, evaluate
+from flows.stages.evaluate import EvaluateConfig, evaluate, probed
 from flows.stages.judging import BenchmarkConfig
 from flows.stages.prepare import prepare
 from flows.stages.transfers import Piece
@@ -28,8 +29,11 @@ from tests.vit.data.datasets.vtab_archives import tiny
 from vit.data import datasets
 from vit.data.datasets import real
 from vit.data.datasets.vtab.tasks import TASKS
-from vit.data.shards import Shards
+from vit.data.shards import MANIFEST, Shards, png_example
+from vit.data.shards import write as write_shards
 from vit.evaluation import vtab
+from vit.evaluation.features import features
+from vit.evaluation.probing import ProbeConfig, few_shots, pool
 from vit.models import load as load_model
 from vit.models.build import build
 from vit.models.weights import native
@@ -146,6 +150,47 @@ def test_as_is_means_the_models_own_answers(prepared: Path, tmp_path: Path) -> N
     tests = Shards(prepared / "tasks/imagenet2012", splits=("test",))
     assert found["imagenet2012"]["top1"] == vtab.answered(model, tests, "square").top1
     assert found["imagenet-v2"]["num_clean"] == 5
+
+
+def test_few_images_of_each_class_tell_how_good_the_backbone_is(prepared: Path, tmp_path: Path) -> None:
+    """ImageNet's 5-shot score: from the downstream images, at the resolution of pre-training."""
+    given, place = others(tmp_path, 5), prepared / "downstream"
+    several = dataclasses.replace(config(), resolution=32, probes=ProbeConfig(shots=[1, 5], supports=2))
+    assert told(evaluate(several, images=prepared, **given, out=tmp_path / "none")) is None
+    colours = {"dark": 40, "light": 210}
+    examples = [
+        png_example(f"{split}-{name}-{n}", split, label, np.full((24, 40, 3), value + n, np.uint8))
+        for split, count in (("train", 30), ("val", 4))
+        for label, (name, value) in enumerate(colours.items())
+        for n in range(count)
+    ]
+    write_shards(place, examples, name="downstream", class_names=list(colours))
+    out = evaluate(several, images=prepared, **given, out=tmp_path / "some")
+    found = told(out)
+    assert found["num_test"] == 8 and set(found["few_shot"]) == {"1", "5"}
+    network = native.transfer(given["backbone"] / output.MODEL, resolution=16, num_classes=2, dropout=0.0)
+    parts = [Shards(place, splits=(split,)) for split in ("train", "val")]
+    known, asked = (features(network, part, resolution=16, view="inner") for part in parts)
+    rows = pool(several.probes, known[1], several.train.seed)
+    assert len(rows) == 20 and torch.bincount(known[1][rows]).tolist() == [10, 10]
+    expected = few_shots(
+        several.probes, (known[0][rows], known[1][rows]), asked, num_classes=2, seed=several.train.seed
+    )
+    assert {int(shots): (one["top1"], one["std"]) for shots, one in found["few_shot"].items()} == expected
+
+
+def test_downstream_images_of_several_labels_are_not_probed(tmp_path: Path) -> None:
+    place = (tmp_path / "downstream").resolve()
+    images = [png_example("a", "train", 0, np.zeros((8, 8, 3), np.uint8))]
+    write_shards(place, images, name="downstream", class_names=["x"])
+    assert probed(tmp_path) == place
+    manifest = json.loads((place / MANIFEST).read_text())
+    (place / MANIFEST).write_text(json.dumps(manifest | {"multi_label": True}))
+    assert probed(tmp_path) is None
+
+
+def told(out: Path) -> Any:
+    return json.loads((out / "scores.json").read_text())["downstream"]
 
 
 def test_what_cannot_be_scored_is_said(prepared: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_suite_is_of_the_family_of_its_data(family: str, tmp_path: Path) -> No
     frozen = Probed(few_shot={5: (0.4, 0.01)}, linear=0.5, nearest=0.5)
     runs = Tuned(choice=Choice(train=load("mini").evaluate.train, trials=()), scores={0: tuned})
     judged = Judged(pretrained=runs, untrained=runs, frozen=frozen)
-    scores = summarise(found, {task["name"]: judged for task in found["tasks"]}, {})
+    scores = summarise(found, {task["name"]: judged for task in found["tasks"]}, {}, None)
     assert scores["family"] == family and {task["family"] for task in scores["tasks"].values()} == {family}
 
 

@@ -42,7 +42,7 @@ class AugmentConfig:
     mix: MixConfig
     order: OrderConfig
     # For validation and test. square: squashed, antialiased; centre: shorter side to 8/7 of the resolution, then its
-    # centre (the paper's pre-training)
+    # centre (the paper's pre-training); inner: both sides to it, then the centre (few-shot probes)
     evaluation: View
 
     def __post_init__(self) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from vit.data.decode import decode
 from vit.typing import Pixels
 
-View = Literal["square", "centre"]
-CENTRE = 256 / 224  # of the resolution: the shorter side before the centre is cut out
+View = Literal["square", "centre", "inner"]
+CENTRE = 256 / 224  # of the resolution: the shorter side, or both, before the centre is cut out
 
 
 def evaluation_view(data: bytes | Pixels, resolution: int, view: View) -> Pixels:
@@ -22,7 +22,8 @@ def evaluation_view(data: bytes | Pixels, resolution: int, view: View) -> Pixels
 
 
 def shown(pixels: Pixels, resolution: int, view: View) -> Pixels:
-    """`square`: squashed, antialiased. `centre`: the shorter side to 8/7 of the resolution, then its centre.
+    """`square`: squashed, antialiased. `centre`: the shorter side to 8/7 of the resolution, then its centre. `inner`:
+    squashed to 8/7 of the resolution, then its centre (few-shot probes: big_vision, configs/common_fewshot.py).
 
     uint8 [H, W, 3] to uint8 [resolution, resolution, 3]. Sizes are computed in float32, as big_vision's
     `resize_small` does, and areas averaged (pp/ops_image.py at 4a12790).
@@ -30,6 +31,10 @@ def shown(pixels: Pixels, resolution: int, view: View) -> Pixels:
     if view == "square":
         size = (resolution, resolution)
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    if view == "inner":
+        side = round(resolution * CENTRE)
+        start = (side - resolution) // 2
+        return shown(pixels, side, "square")[start : start + resolution, start : start + resolution]
     import cv2
 
     height, width = pixels.shape[:2]

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_batches_are_the_same(
         assert torch.equal(batches(Shards(directory), config), kept)
 
 
-@pytest.mark.parametrize("view", ["square", "centre"])
+@pytest.mark.parametrize("view", get_args(View))
 def test_evaluation_is_the_same(view: View, directory: Path) -> None:
     memory = Memory(PLENTY)
     for _ in range(2):

@@ -46,7 +46,7 @@ def numbers(pipeline: str, overrides: list[str]) -> dict[str, Any]:
     """What report.results gives for a run of that pipeline."""
     tags = {"git.commit": "abc123", "config.sha256": "f" * 64, "config.resolved": '{"b":1,"a":"<script>"}'}
     metrics = {"finetune/val/top1": 0.84, "pretrain/val/top1": 0.5, "vtab/mean_of_tasks": 0.7, "vtab/natural": 0.91}
-    metrics |= {"pretrain/device_hours": 1234.5, "benchmark/cifar10": 0.9875}
+    metrics |= {"pretrain/device_hours": 1234.5, "benchmark/cifar10": 0.9875, "downstream/few_shot_5": 0.6421}
     tasks = {HOSTILE: task("structured", 0.5, None), "svhn": task("natural", 0.91, 0.9)}
     groups = {name: {"top1": 0.9, "top1_random_init": 0.3} for name in ("natural", "structured")}
     return {
@@ -119,6 +119,7 @@ def test_markdown_has_the_same_tables(told: list[Section]) -> None:
     assert "| CIFAR-100 | – | 93.25 ± 0.05 | – | Table 2 |" in text
     assert "| cifar10 | fine-tuned to it | 98.8 ± 0.2 | 98.7 | 1,234 |" in text
     assert "| as the model answers | 50.0 ± 0.0 | none left | 1,234 |" in text
+    assert "| downstream images | 64.2 | – |" in text, "of shots that were not probed a dash"
 
 
 def test_names_are_text_in_markdown_too() -> None:
@@ -142,6 +143,8 @@ def test_the_paper_is_beside_what_measures_the_same(config: Pipeline) -> None:
     assert here["CIFAR-10", "Table 5"] == 98.75
     assert here["CIFAR-100", "Table 5"] is None  # the pipeline does not measure it
     assert here["VTAB-1k", "Table 2"] == 70.0 and here["VTAB-1k, natural", "Table 9, mean"] == 91.0
+    (few,) = [one for one in beside("vit-b16-jft-position-none", config) if one["source"] == "Table 8"]
+    assert (few["what"], few["here"]) == ("ImageNet, 5-shot", 64.21)
     assert beside("mini", config) == []
     run = numbers("vit-l16-i21k", [])
     run["register"]["metrics"]["finetune/val/top1_mean"] = 0.85  # of three seeds

@@ -97,6 +97,7 @@ def test_first_model_becomes_champion_and_names_its_origin(tmp_path: Path) -> No
     assert found["metrics"]["vtab/specialized/mini_digits"] == found["metrics"]["vtab/specialized"] == 0.9
     assert found["metrics"]["pretrain/val/top1"] == found["metrics"]["finetune/val/top1"] == 0.8
     assert found["metrics"]["dedup/removed"] == found["metrics"]["dedup/planted/found"] == 12
+    assert found["metrics"]["downstream/few_shot_5"] == 0.64
     (version,) = mlflow_registry.versions("vit-test")
     assert version.run_id == found["run_id"] == opened.run_id
     on_run = client().get_run(opened.run_id).data

@@ -2,8 +2,8 @@
 
 The same network sizes, batch and data in memory, in one process, in turns. Every contender makes its optimiser and does
 `--steps` updates a turn. Needs torch and this repository's `vit` alone; peers that are not installed are left out.
-With a GPU the share of a measured 8192³ product (MFU) of B/16, L/16 and H/14 is printed, and how speed grows over the
-GPUs present.
+With a GPU the share of a measured 8192³ product (MFU) of B/16, L/16 and H/14 is printed, timm compiled taking its turns
+beside them, and how speed grows over the GPUs present.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,6 +38,7 @@ TIMM = {
     "ViT-H/14": "vit_huge_patch14_224",
 }
 GPU_BATCHES = {"ViT-B/16": 512, "ViT-L/16": 192, "ViT-H/14": 64}
+GPU_STEPS = 10  # updates a turn there
 CLASSES = 1000
 Data = tuple[Tensor, Tensor]
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{options.steps} updates a turn, {options.rounds} rounds; medians of ratios (middle half)\n")
     beside_peers(options, device)
     if device.type == "cuda":
-        on_gpus(options, device)
+        on_gpus(options.rounds)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -111,13 +111,15 @@ def our_loop(model: nn.Module, data: Data, steps: int, precision: str, log: Any 
     train(model, lambda _: itertools.repeat(data), config, state=None, log=say, save=lambda _: None)
 
 
-def bare(model: nn.Module, data: Data, steps: int, *, fused: bool) -> None:
+def bare(model: nn.Module, data: Data, steps: int, *, fused: bool, precision: str = "float32") -> None:
     """What nobody can leave out."""
     images, labels = data
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, **({"fused": True} if fused else {}))
     for _ in range(steps):
-        F.cross_entropy(model(images), labels).backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -137,12 +139,14 @@ def trainer(model: nn.Module, data: Data, steps: int, directory: str) -> Callabl
             logits = self.network(pixels)
             return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
+    pixels, labels = (part.cpu() for part in data)  # Trainer brings batches to the device itself
+
     class Repeated(torch.utils.data.Dataset[dict[str, Tensor]]):
         def __len__(self) -> int:
             return len(data[0]) * steps
 
         def __getitem__(self, index: int) -> dict[str, Tensor]:
-            return {"pixels": data[0][index % len(data[0])], "labels": data[1][index % len(data[0])]}
+            return {"pixels": pixels[index % len(pixels)], "labels": labels[index % len(pixels)]}
 
     arguments = TrainingArguments(
         output_dir=directory,
@@ -157,30 +161,32 @@ def trainer(model: nn.Module, data: Data, steps: int, directory: str) -> Callabl
     return lambda: (Trainer(model=Classifier(), args=arguments, train_dataset=Repeated()).train(), None)[1]
 
 
-def on_gpus(options: argparse.Namespace, device: torch.device) -> None:
-    """MFU of one GPU, then images/s of 1, 2, 4, … in data parallel as a share of as many single ones."""
-    peak = measured_peak(device, "bfloat16")
-    print(f"\nmeasured 8192³ product: {peak / 1e12:.0f} TFLOP/s\n\n| network | GPUs | images/s | MFU | efficiency |")
-    print("|---|---:|---:|---:|---:|")
+def on_gpus(rounds: int) -> None:
+    """MFU of one GPU beside timm compiled, then images/s of 1, 2, 4, … in data parallel as a share of as many alone."""
+    print(f"\nbf16, compiled, 224 px, {GPU_STEPS} updates a turn, {rounds} rounds; MFU: of the 8192³ product before\n")
+    print("| network | GPUs | batch | peak TFLOP/s | images/s | MFU | efficiency | timm images/s | its time to ours |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, batch in GPU_BATCHES.items():
-        single = 0.0
+        flops, single = training_flops(build(configure(name, 224), CLASSES)), 0.0
+        assert flops is not None
         for count in counts(torch.cuda.device_count()):
-            speeds = torch.multiprocessing.get_context("spawn").SimpleQueue()
-            torch.multiprocessing.spawn(one_gpu, (count, name, batch, options.rounds, speeds), nprocs=count)
-            speed = speeds.get()
-            single = single or speed
-            flops = training_flops(build(configure(name, 224), CLASSES))
-            assert flops is not None
-            share = speed * flops / count / peak
-            print(f"| {name} | {count} | {speed:.0f} | {share:.2f} | {speed / single / count:.2f} |", flush=True)
+            answers = torch.multiprocessing.get_context("spawn").SimpleQueue()
+            torch.multiprocessing.spawn(one_gpu, (count, name, batch, rounds, answers), nprocs=count)
+            peak, seconds = answers.get()
+            speeds = {who: GPU_STEPS * batch * count / statistics.median(times) for who, times in seconds.items()}
+            single = single or speeds["ours"]
+            cells = [name, str(count), str(batch), f"{peak / 1e12:.0f}", f"{speeds['ours']:.0f}"]
+            cells += [f"{speeds['ours'] * flops / count / peak:.3f}", f"{speeds['ours'] / single / count:.2f}"]
+            cells += [f"{speeds['timm']:.0f}", str(ratio(seconds["timm"], seconds["ours"]))] if len(seconds) > 1 else []
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def counts(most: int) -> Iterator[int]:
     yield from itertools.takewhile(lambda count: count <= most, (2**power for power in itertools.count()))
 
 
-def one_gpu(rank: int, count: int, name: str, batch: int, rounds: int, speeds: Any) -> None:
-    """A process of its own for each GPU; the first one tells the speed of all together."""
+def one_gpu(rank: int, count: int, name: str, batch: int, rounds: int, answers: Any) -> None:
+    """A process of its own for each GPU; the first one tells the measured peak, and the seconds of all together."""
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="29511", RANK=str(rank), WORLD_SIZE=str(count))
     os.environ["VITFLOW_COMPILE"] = "1"
     torch.cuda.set_device(rank)
@@ -189,16 +195,17 @@ def one_gpu(rank: int, count: int, name: str, batch: int, rounds: int, speeds: A
     images = torch.randn(batch, 3, 224, 224, device=device)
     data = images, torch.arange(batch, device=device) % CLASSES
     model = place(build(configure(name, 224), CLASSES).to(device), settings(1, batch, "bfloat16"))
-    our_loop(model, data, 5, "bfloat16")  # compile
-    found: list[float] = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        our_loop(model, data, 20, "bfloat16")
-        torch.cuda.synchronize()
-        found.append(20 * batch * count / (time.perf_counter() - start))
+    turns: dict[str, Callable[[], None]] = {"ours": lambda: our_loop(model, data, GPU_STEPS, "bfloat16")}
+    if count == 1:
+        with contextlib.suppress(ImportError, RuntimeError):
+            import timm
+
+            peer = torch.compile(timm.create_model(TIMM[name], num_classes=CLASSES).to(device))
+            turns["timm"] = lambda: bare(peer, data, GPU_STEPS, fused=True, precision="bfloat16")
+    peak = measured_peak(device, "bfloat16")
+    seconds = in_turns(turns, rounds=rounds, repeats=1, device=device)
     if rank == 0:
-        speeds.put(statistics.median(found))
+        answers.put((peak, seconds))
     dist.destroy_process_group()
 
 

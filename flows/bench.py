@@ -23,6 +23,7 @@ from vit.data.shards import Shards, png_example, write
 from vit.training.distributed import device, from_rank_0, world_size
 from vit.training.fit import FitConfig
 from vit.training.flops import measured_peak
+from vit.training.placement import compiles
 from vit.training.precision import default_precision
 from vit.training.profile import Profile, batches, profile, resident
 
@@ -57,7 +58,7 @@ def bench(run: Run, *, seconds: float) -> dict[str, Any]:
         loaded = measure(config, plain, images, whole=True)
         memory = measure(config, plain, images)
         tried = [{"setting": plain.difference(plain), "images_per_second": memory.images_per_second}]
-        for setting in settings(plain):
+        for setting in settings(plain, config.train.steps):
             left = seconds - (time.monotonic() - begun)
             if from_rank_0(left < (seconds * COMPILING if "VITFLOW_COMPILE" in setting.env else EACH)):
                 continue
@@ -79,12 +80,12 @@ def bench(run: Run, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def settings(plain: Setting) -> Iterator[Setting]:
-    """What is tried beside the pipeline's own, the most useful first."""
+def settings(plain: Setting, steps: int) -> Iterator[Setting]:
+    """What is tried beside the pipeline's own, a training of so many steps, the most useful first."""
     if (fast := default_precision(device())) != plain.precision:
         yield dataclasses.replace(plain, precision=fast)
     yield dataclasses.replace(plain, batch_size=2 * plain.batch_size)
-    yield dataclasses.replace(plain, env={"VITFLOW_COMPILE": "1"})
+    yield dataclasses.replace(plain, env={"VITFLOW_COMPILE": "0" if compiles(steps) else "1"})
     for parts in (2, 4):
         share = plain.batch_size // world_size() // parts
         if share:

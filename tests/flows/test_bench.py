@@ -22,7 +22,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_json_holds_every_part(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     larger = bench.Setting(batch_size=64, precision="float32", env={"VITFLOW_MICRO_BATCH": "32"})
-    monkeypatch.setattr(bench, "settings", lambda plain: iter([larger]))
+    monkeypatch.setattr(bench, "settings", lambda plain, steps: iter([larger]))
     done = CliRunner().invoke(app, ["bench", "train", "smoke", "--seconds", "600", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -60,7 +60,7 @@ def test_masked_patches_are_measured_likewise(checkout: Path) -> None:
 
 def test_the_pipeline_as_it_is_is_not_tried_twice() -> None:
     plain = bench.Setting(batch_size=32, precision="float32")
-    tried = [setting.difference(plain) for setting in bench.settings(plain)]
+    tried = [setting.difference(plain) for setting in bench.settings(plain, 100)]
     assert "VITFLOW_COMPILE=1" in tried and "VITFLOW_MICRO_BATCH=16" in tried
     assert plain.difference(plain) == "as it is" and "as it is" not in tried
 

@@ -67,7 +67,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block (eq. 2 and 3): B N D -> B N D."""
+    """Pre-norm encoder block (eq. 2 and 3): B N D -> B N D.
+
+    `kept` [2, B, 1, 1] is what each image's two branches are multiplied by: ViT.set_stochastic_depth.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -75,20 +78,14 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.mlp = Mlp(config.width, config.mlp_dim, config.gelu, config.dropout)
-        self.skip = 0.0  # probability that an image passes a branch by in training: ViT.set_stochastic_depth
 
     def reset_parameters(self) -> None:
         """LayerNorms to one and zero, the rest as the authors have it."""
         for module in (self.norm1, self.attn, self.norm2, self.mlp):
             module.reset_parameters()
 
-    def forward(self, x: Tensor, relative: Tensor | None = None) -> Tensor:
-        x = x + self._or_nothing(self.attn(self.norm1(x), relative))
-        return x + self._or_nothing(self.mlp(self.norm2(x)))
-
-    def _or_nothing(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: zero for some images, others scaled to keep the mean (Huang et al. 2016; timm)."""
-        if not self.skip or not self.training:
-            return branch
-        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(1 - self.skip)
-        return branch * (kept / (1 - self.skip))
+    def forward(self, x: Tensor, relative: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        branch = self.attn(self.norm1(x), relative)
+        x = x + (branch if kept is None else branch * kept[0])
+        branch = self.mlp(self.norm2(x))
+        return x + (branch if kept is None else branch * kept[1])

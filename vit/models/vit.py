@@ -39,6 +39,7 @@ class ViT(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.grad_checkpointing = False
+        self.stochastic_depth = 0.0
         width = config.width
         self.patch_embed = PatchEmbed(config) if config.stem is None else HybridEmbed(config, config.stem)
         has_class_token = config.num_prefix_tokens > 0
@@ -63,9 +64,7 @@ class ViT(nn.Module):
 
     def set_stochastic_depth(self, rate: float) -> None:
         """In training, let images pass by the branches of block i of L with probability rate·i/(L-1) (AugReg §3)."""
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            block.skip = rate * layer / max(len(self.blocks) - 1, 1)
+        self.stochastic_depth = rate
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -92,10 +91,11 @@ class ViT(nn.Module):
         )
         tables = self.position_tables()
         x = self.pos_drop(x if tables is None else x + tables[0])
+        kept = self._kept(x)
         for layer, block in enumerate(self.blocks):
             if layer and tables is not None and self.config.position_at != "stem":
                 x = x + tables[layer % len(tables)]
-            x = self._through(block, x)
+            x = self._through(block, x, None if kept is None else kept[layer])
         return self.norm(x)
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -110,10 +110,20 @@ class ViT(nn.Module):
             return table_2d(self.pos_embed_x, self.pos_embed_y, self.pos_embed_cls)
         return self.pos_embed
 
-    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _kept(self, x: Tensor) -> Tensor | None:
+        """Stochastic depth: what branches are multiplied by, [depth, 2, B, 1, 1]: zero for some images, and for others
+        what keeps the mean (Huang et al. 2016; timm). Drawn for all blocks at once: to the compiler they are alike.
+        """
+        if not self.stochastic_depth or not self.training:
+            return None
+        depth = len(self.blocks)
+        keep = 1 - torch.linspace(0, self.stochastic_depth, depth, device=x.device).view(depth, 1, 1, 1, 1)
+        return torch.bernoulli(keep.expand(depth, 2, len(x), 1, 1)) / keep
+
+    def _through(self, block: nn.Module, x: Tensor, kept: Tensor | None) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return torch.utils.checkpoint.checkpoint(block, x, self.relative, use_reentrant=False)
-        return block(x, self.relative)
+            return torch.utils.checkpoint.checkpoint(block, x, self.relative, kept, use_reentrant=False)
+        return block(x, self.relative, kept)
 
     def _make_positions(self) -> None:
         shapes = position_shapes(self.config)

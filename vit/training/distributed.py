@@ -27,10 +27,8 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network itself: inside replicas and behind the compiler."""
-    if isinstance(model, DistributedDataParallel):
-        model = cast("nn.Module", model.module)
-    return cast("nn.Module", getattr(model, "_orig_mod", model))
+    """The network itself, inside replicas."""
+    return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
 
 
 def is_spread(model: nn.Module) -> bool:

@@ -39,14 +39,17 @@ def test_every_way_gives_the_same_losses(way: str, alone: Sitting, sitting: Make
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor compiles with g++, which is not installed")
-@pytest.mark.parametrize("command", [ALONE, TORCHRUN], ids=["alone", "torchrun"])
-def test_compiled_is_eager(command: list[str], tmp_path: Path, sitting: Make) -> None:
+@pytest.mark.parametrize(
+    ("command", "shard"), [(ALONE, "0"), (TORCHRUN, "0"), (TORCHRUN, "1")], ids=["alone", "torchrun", "spread"]
+)
+def test_compiled_is_eager(command: list[str], shard: str, tmp_path: Path, sitting: Make) -> None:
     """From shards to checkpoints and the result, with validation between; other kernels, so to 1e-4."""
     eager, found, cache = sitting("eager"), sitting("found"), tmp_path / "inductor"
     for run in (eager, found):
         run.write("val", 9)
     eager.run(ALONE, validate_every=10)
-    found.run(command, env={"VITFLOW_COMPILE": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)}, validate_every=10)
+    env = {"VITFLOW_COMPILE": "1", "VITFLOW_SHARD": shard, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    found.run(command, env=env, validate_every=10)
     assert list(cache.rglob("*.cpp")), "kernels were written"
     assert len(found.losses()) == 20 and found.losses() == pytest.approx(eager.losses(), abs=1e-4)
     assert found.weights().keys() == eager.weights().keys() and found.checkpoints() == eager.checkpoints()

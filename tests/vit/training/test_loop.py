@@ -136,20 +136,34 @@ def test_averages_become_the_result_and_leave_the_training_alone() -> None:
 def test_stochastic_depth_skips_later_blocks_more_often_and_keeps_the_mean() -> None:
     model = ViT(tiny_vit(resolution=8, patch_size=4, width=16, depth=3, mlp_dim=32), 4)
     model.set_stochastic_depth(0.6)
-    assert [block.skip for block in model.blocks] == pytest.approx([0.0, 0.3, 0.6])
-    block, x = model.blocks[2].train(), torch.randn(1, 4, 16).expand(4000, 4, 16)
-    branch = block.norm1(x)
-    taken = block._or_nothing(branch)
-    kept = (taken != 0).flatten(1).any(1)
-    assert kept.float().mean().item() == pytest.approx(0.4, abs=0.03)
-    torch.testing.assert_close(taken[kept], branch[kept] / 0.4)
-    assert torch.equal(block.eval()._or_nothing(branch), branch)
+    seen: list[Tensor | None] = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[2]))
+    model.train().encode(torch.randn(4000, 4, 16))
+    for kept, rate in zip(seen, (0.0, 0.3, 0.6), strict=True):
+        assert kept is not None and kept.shape == (2, 4000, 1, 1)
+        assert kept.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)] if rate else [1.0])
+        assert kept.mean(dim=(1, 2, 3)).tolist() == pytest.approx([1.0, 1.0], abs=0.06)
+        assert (kept[0] == kept[1]).float().mean().item() == pytest.approx(1 - 2 * rate * (1 - rate), abs=0.03)
+    del seen[:]
+    model.eval().encode(torch.randn(2, 4, 16))
+    assert seen == [None, None, None]
+
+
+def test_stochastic_depth_multiplies_branches() -> None:
+    block = ViT(tiny_vit(resolution=8, patch_size=4, width=16, depth=1, mlp_dim=32), 4).blocks[0]
+    x = torch.randn(2, 4, 16)
+    kept = torch.tensor([[0.0, 1.0], [0.0, 2.0]]).view(2, 2, 1, 1)
+    found = block(x, None, kept)
+    assert torch.equal(found[0], x[0])
+    middle = x[1:] + block.attn(block.norm1(x[1:]))
+    torch.testing.assert_close(found[1:], middle + 2 * block.mlp(block.norm2(middle)))
 
 
 def test_stochastic_depth_is_reached_from_the_config() -> None:
     model = network()
     place(model, training(stochastic_depth=0.2))
-    assert [block.skip for block in model.blocks] == pytest.approx([0.0, 0.2])
+    assert model.stochastic_depth == 0.2
     with pytest.raises(ValueError, match="only a ViT can leave blocks out"):
         place(nn.Linear(1, 1), training(stochastic_depth=0.2))
 

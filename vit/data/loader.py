@@ -26,6 +26,7 @@ from vit.data.workers import Pending, Recipe
 from vit.training.distributed import device, rank, world_size
 from vit.typing import Ints, Pixels
 
+MOST_THREADS = 8  # 16 took Python's lock from the thread that trains, and halved ViT-B/16 on an H200 (docs/scaling.md)
 AHEAD = 3  # batches being prepared while one is trained on
 KINDS = ("threads", "processes")
 
@@ -92,9 +93,8 @@ def to_input(images: Pixels) -> Tensor:
 
 
 def worker_count() -> int:
-    """Loader threads or processes of this rank: VITFLOW_LOADER_WORKERS, else its share of the cores beside a GPU.
-
-    On a CPU one: the network needs the cores. Raises ValueError for what is no count.
+    """Loader threads or processes of this rank: VITFLOW_LOADER_WORKERS, else its share of the cores beside a GPU, and
+    of threads MOST_THREADS. On a CPU one: the network needs the cores. Raises ValueError for what is no count.
     """
     text = os.environ.get("VITFLOW_LOADER_WORKERS", "")
     if text:
@@ -104,14 +104,20 @@ def worker_count() -> int:
     if device().type == "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+    return share if _kind() == "processes" else min(share, MOST_THREADS)
+
+
+def _kind() -> str:
+    kind = os.environ.get("VITFLOW_LOADER", KINDS[0])
+    if kind not in KINDS:
+        raise ValueError(f"VITFLOW_LOADER is {kind!r}, but must be one of {', '.join(KINDS)}")
+    return kind
 
 
 def _loaded(recipe: Recipe, batches: Iterator[Samples], batch_size: int) -> Generator[Pending]:
     """The batches in order, their views being made by threads or processes."""
-    kind, count = os.environ.get("VITFLOW_LOADER", KINDS[0]), worker_count()
-    if kind not in KINDS:
-        raise ValueError(f"VITFLOW_LOADER is {kind!r}, but must be one of {', '.join(KINDS)}")
+    kind, count = _kind(), worker_count()
     if kind == "processes" and count:
         made = workers.processes(recipe, count, batch_size=batch_size, in_flight=AHEAD + 1)
     else:

@@ -11,6 +11,7 @@ run. Four things are different here:
 - While there are too few nodes it is said so, and the controller waits; Ray's turns in circles without a pause.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -21,17 +22,19 @@ from typing import Any, cast
 import ray
 from ray._private.state import state as cluster
 from ray._raylet import PlacementGroupID
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RaySystemError
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
     ResizeDecision,
     ScalingDecision,
 )
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 LOOK_EVERY = 1.0  # seconds between two looks at a cluster that is too small
@@ -86,16 +89,67 @@ class DividingPolicy(ElasticScalingPolicy):
         self._mailbox.post.remote(("log", "vitflow.ray", logging.INFO, sentence))
 
 
+class OwnWorkers(WorkerGroup):
+    """Workers of a controller that is no actor, on a cluster of our own: they inherit its environment, so that the
+    processes which Ray starts in advance will do. A GPU is told to a process when that starts.
+    """
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+        gpu = ray.cluster_resources().get("GPU")
+        return WorkerGroup._get_worker_runtime_env(custom_runtime_env) if gpu else custom_runtime_env
+
+    def _init_train_context_on_workers(
+        self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]
+    ) -> None:
+        starting = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,  # asked for checkpoints, of which Ray has none
+                **{name: values[index] for name, values in train_context_args.items()},
+            )
+            for index, worker in enumerate(workers)
+        ]
+        ray.get(starting)
+        self._decorate_worker_log_file_paths(workers)
+
+
+class OwnController(TrainController):
+    """Ray's controller in this process, not in one of its own that would import for three seconds."""
+
+    worker_group_cls = OwnWorkers
+
+    def __init__(self, **arguments: Any) -> None:
+        self._job = ray.get_runtime_context().get_job_id()
+        super().__init__(**arguments)
+
+    async def _run_control_loop_iteration(self) -> None:
+        if not ray.is_initialized() or ray.get_runtime_context().get_job_id() != self._job:
+            raise RaySystemError("Ray was shut down while workers were training")
+        await super()._run_control_loop_iteration()
+
+
 class LeanTrainer(TorchTrainer):
     """Ray's trainer without helpers that have nothing to do here: each is a process, and imports for seconds.
 
-    One hands out Ray Data's datasets, of which we have none. One removes what a dead driver leaves on a cluster: a
-    local one ends with its driver, and what a dead controller leaves there `free_places` removes.
+    One hands out Ray Data's datasets, of which we have none. On a cluster of our own, which ends with its driver, the
+    controller needs no process either, nor one that removes what a dead driver leaves: `free_places` does.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         idle = (DatasetsCallback,) if "RAY_ADDRESS" in os.environ else (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        if "RAY_ADDRESS" in os.environ:
+            return super()._initialize_and_run_controller(**arguments)
+        controller = OwnController(**arguments)
+        asyncio.run(controller.run())
+        return controller.get_result()
 
 
 def free_places() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from flows.stages import data_found
 from flows.stages.config import Pipeline
+from flows.stages.random_init import lasting, steps_for
 from flows.stages.run import Run
 from vit.models.build import ModelConfig, at_resolution
 from vit.training.config import TrainConfig
@@ -106,7 +107,25 @@ def work(config: Pipeline, stage: str, *, tasks: int) -> dict[str, float]:
 
 def _trainings(config: Pipeline, stage: str) -> list[TrainConfig]:
     section = getattr(config, stage)
-    return [section.train] if stage == "pretrain" else _swept(section.sweep, section.train)
+    if stage == "pretrain":
+        return [section.train]
+    return _swept(section.sweep, section.train) + (_untrained(config) if stage == "finetune" else [])
+
+
+def _untrained(config: Pipeline) -> list[TrainConfig]:
+    """Fine-tuning's network from random weights on the budget of both trainings, if asked for."""
+    from vit.models import counting
+
+    asked, recipe, tuned = config.finetune.random_init, config.pretrain.train, config.finetune
+    if asked is None:
+        return []
+    trainings = {"pretrain": recipe, "finetune": tuned.train}
+    budget = sum(
+        counting.exaflops(_network(config, stage), train.steps * train.batch_size) for stage, train in trainings.items()
+    )
+    steps = steps_for(budget, counting.exaflops(_network(config, "finetune"), 1), recipe.batch_size)
+    sweep = dataclasses.replace(tuned.sweep, learning_rates=asked.learning_rates, steps=())
+    return _swept(sweep, lasting(recipe, steps))
 
 
 def _transfers(config: Pipeline) -> list[TrainConfig]:

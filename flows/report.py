@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.stages.markdown import code, plain
+from flows.stages.progress import RANDOM_INIT
 from flows.stages.run import Run
 from vit.training.ledger import TOTALS
 
@@ -67,11 +68,7 @@ def rows(run: Run) -> list[Row]:
         Row(what="images in", value=f"{dedup['images_in']:,}"),
         Row(what="duplicates of test images removed", value=f"{dedup['removed']:,}", note=found),
         _pretraining(numbers["pretrain"]),
-        Row(
-            what="fine-tuning, top-1",
-            value=_percent(numbers["finetune"]["val/top1"]),
-            note=f"at {run.config.finetune.resolution} px",
-        ),
+        _finetuning(numbers["finetune"], run.config.finetune.resolution),
     ]
     for group, mean in scores["groups"].items():
         random = f"{_percent(mean['top1_random_init'])} from random weights"
@@ -131,6 +128,13 @@ def _pretraining(metrics: dict[str, Any]) -> Row:
     return Row(what="pre-training, loss of hidden patches", value=f"{metrics['val/loss']:.3f}", note=note)
 
 
+def _finetuning(metrics: dict[str, Any], resolution: int) -> Row:
+    """Beside random weights, if those were trained, too."""
+    random = metrics.get(f"val/top1{RANDOM_INIT}")
+    beside = "" if random is None else f"; {_percent(random)} from random weights on the same budget"
+    return Row(what="fine-tuning, top-1", value=_percent(metrics["val/top1"]), note=f"at {resolution} px{beside}")
+
+
 def task_rows(run: Run) -> list[Row]:
     """Top-1 of every task of the suite."""
     scores = results(run)["evaluate"]
@@ -186,21 +190,27 @@ def title(run: Run) -> str:
 
 def told(run: Run) -> "list[Section]":
     """The run in full, to be written as a page or as Markdown, with the pictures of its stages."""
+    from flows import report_budget
     from flows.report_sections import sections
 
     stages = ("prepare", "pretrain", "finetune", "evaluate", "deduplicate")
     pictures = [path for stage in stages for path in sorted(run.out(stage).glob("*.png"))]
-    return sections(results(run), run.config, rows(run), pictures)
+    numbers = results(run)
+    first, *others = sections(numbers, run.config, rows(run), pictures)
+    budget = report_budget.section(numbers, run.config)
+    return [first, *([budget] if budget.lines else []), *others]
 
 
 def everything(run: Run) -> dict[str, Any]:
     """`results`, and what a report adds to them: numbers beside the paper's, what was computed, learning curves."""
+    from flows.report_budget import same_budget
     from flows.report_sections import beside_the_paper, work
 
     numbers = results(run)
     curves = {stage: _curve(run.out(stage) / "metrics.csv") for stage in ("pretrain", "finetune")}
     return numbers | {
         "paper": beside_the_paper(numbers, run.config),
+        "same_budget": [dataclasses.asdict(one) for one in same_budget(numbers, run.config)],
         "work": work(run.config, tasks=len(numbers["evaluate"]["tasks"])),
         "curves": curves,
     }

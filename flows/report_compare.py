@@ -21,6 +21,7 @@ from vit.models.counting import exaflops
 SCORES = {
     "pretrain/val/top1": "pre-training, top-1",
     "finetune/val/top1": "fine-tuning, top-1",
+    "finetune/val/top1_random_init": "from random weights on the same budget, top-1",
     "vtab/natural": "natural tasks",
     "vtab/specialized": "specialized tasks",
     "vtab/structured": "structured tasks",

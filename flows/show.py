@@ -26,7 +26,7 @@ from prefect.logging import get_run_logger
 from flows import report, report_page
 from flows.adapters import mlflow_registry, mlflow_runs
 from flows.stages.execute import Done, tracked_page
-from flows.stages.progress import Listener, Progress
+from flows.stages.progress import RANDOM_INIT, Listener, Progress
 from flows.stages.run import Run
 from vit.training.ledger import TOTALS
 
@@ -125,8 +125,9 @@ class _Bar:
 
 def sentence(event: Progress) -> str:
     """`step 200 of 1,200, loss 1.234, 1,530 images/s, 0:45 left`."""
-    parts = [f"step {event.step:,} of {event.total:,}"]
-    metrics = dict(event.metrics)
+    random = any(name.endswith(RANDOM_INIT) for name in event.metrics)
+    parts = [f"{'from random weights, ' if random else ''}step {event.step:,} of {event.total:,}"]
+    metrics = {name.removesuffix(RANDOM_INIT): value for name, value in event.metrics.items()}
     if (loss := metrics.pop("train/loss", None)) is not None:
         parts.append(f"loss {loss:.4g}")
     if (speed := metrics.pop("images_per_second", None)) is not None:

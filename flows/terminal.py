@@ -162,7 +162,7 @@ def print_forecast(expected: Mapping[str, Any]) -> None:
 
 def _place(one: Mapping[str, Any]) -> str:
     if one["location"] is None:
-        return "drawn here"
+        return "comes with vitflow"
     return f"{one['location']}, {'not complete' if one['missing'] else 'there'}"
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from flows.stages import finetune_sweep, output, scratch, training
+from flows.stages import finetune_sweep, output, random_init, scratch, training
+from flows.stages.random_init import RandomInitConfig
 from vit.data.augment import AugmentConfig
 from vit.models.build import Model
 from vit.models.weights.native import transfer
@@ -24,6 +25,7 @@ class FinetuneConfig:
     train: TrainConfig
     augment: AugmentConfig
     sweep: SweepConfig  # learning rate and steps chosen on a part of train, then every seed on all of it
+    random_init: RandomInitConfig | None  # the same network from random weights on the budget of both; null: without
     dev_percent: float  # of train, to choose on: the paper's are 1 of ImageNet, 2 of CIFAR, 10 of Pets and Flowers
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ def finetune(config: FinetuneConfig, *, images: Path, kept: Path, backbone: Path
             finetune_sweep.run(job, config.sweep, config.dev_percent, work)
         else:
             training.run(job, work)
+        if config.random_init is not None:
+            random_init.run(job, config.random_init, config.sweep, config.dev_percent, backbone, work)
     return out
 
 

@@ -1,6 +1,7 @@
 """prepare: images from a source become a corpus (train, val) and the tasks that it will be judged by.
 
-`mini` draws everything itself; the other sources read what people have (vit/data/sources, vit/data/datasets).
+`mini` draws everything itself, `digits` is inside scikit-learn; the other sources read what people have
+(vit/data/sources, vit/data/datasets).
 """
 
 import dataclasses
@@ -14,11 +15,14 @@ from flows.stages.spread import spread
 from flows.stages.suite import DOWNSTREAM
 from vit.data import inspection
 from vit.data.index import read_manifest, refer_to
+from vit.data.record import Source
+from vit.data.sources.digits import digits
 from vit.data.sources.labels import Columns
 from vit.data.synthetic import corpus, planted
 from vit.data.writing import refer, write_source
 
-SOURCES = ("mini", *corpora.SOURCES, "reference")
+EMBEDDED = ("mini", "digits")  # they need no location
+SOURCES = (*EMBEDDED, *corpora.SOURCES, "reference")
 SHEET = "corpus.png"
 
 
@@ -27,10 +31,11 @@ class Downstream:
     """Labelled images to fine-tune on, with splits train and val, such as ImageNet's."""
 
     source: str  # as of the corpus, but mini and reference
-    location: str  # where they are
+    location: str | None  # where they are; null: those of digits, with the test images of mini_digits as val
 
     def __post_init__(self) -> None:
-        corpora.check_kind(self.source)
+        corpora.check_kind(self.source, "digits")
+        _check_location("downstream.", self.source, self.location)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +43,11 @@ class PrepareConfig:
     """What the corpus is made of, what a model fine-tunes on, and by which tasks it is judged."""
 
     seed: int  # mini: which images are drawn; the tasks are the same for every seed
-    # mini, folder, table, webdataset, huggingface, reference (shards that stay where they are) or dataset:NAME
+    # mini, digits, folder, table, webdataset, huggingface, reference (shards that stay where they are) or dataset:NAME
     source: str
-    location: str | None  # path or s3:// address of a directory, or of a table; a path for dataset:NAME
+    location: (
+        str | None
+    )  # path or s3:// address of a directory, or of a table; a path for dataset:NAME; null if embedded
     columns: Columns  # table, huggingface: which columns hold what
     # A file with the name of a class on each line: table, webdataset, huggingface; imagenet21k: WordNet ids, in the
     # order of a head of 21,843 say, of which some may have no image
@@ -90,9 +97,9 @@ def prepare(config: PrepareConfig, *, out: Path) -> Path:
             _write_corpus(config, work / "corpus")  # first: it may turn out to be unusable
             tasks.write(work / "tasks", config.tasks, map=spread, benchmarks=config.benchmarks)
         if config.downstream is not None:
-            source = corpora.open_source(config.downstream.source, config.downstream.location)
+            source = _downstream(config.downstream)
             write_source(work.absolute() / DOWNSTREAM, source, name=DOWNSTREAM, **_rules(config))
-            _check_splits(work / DOWNSTREAM, config.downstream.location)
+            _check_splits(work / DOWNSTREAM, source.where)
         inspection.sheet_of(work / "corpus", storage.open).save(work / SHEET, optimize=True)
     return out
 
@@ -109,6 +116,12 @@ def _write_mini(config: PrepareConfig, work: Path) -> None:
     planted.write_pairs(copies, work / "planted.parquet")
 
 
+def _downstream(config: Downstream) -> Source:
+    if config.location is None:
+        return digits(downstream=True)
+    return corpora.open_source(config.source, config.location)
+
+
 def _write_corpus(config: PrepareConfig, directory: Path) -> None:
     location = str(config.location)
     rules = _rules(config)
@@ -117,6 +130,8 @@ def _write_corpus(config: PrepareConfig, directory: Path) -> None:
     elif config.source == "reference":
         source = corpora.open_source("webdataset", location, classes=config.classes)
         refer(directory, source, corpora.absolute(location), **rules)
+    elif config.source == "digits":
+        write_source(directory.absolute(), digits(downstream=False), name="corpus", **rules)
     else:
         source = corpora.open_source(
             config.source,
@@ -142,6 +157,14 @@ def _check_splits(directory: Path, location: str) -> None:
 
 
 def _check_source(config: PrepareConfig) -> None:
-    corpora.check_kind(config.source, "mini", "reference")
-    if config.source != "mini" and not config.location:
-        raise ValueError(f"source is {config.source}, but location is null; set it to where the images are")
+    corpora.check_kind(config.source, *EMBEDDED, "reference")
+    _check_location("", config.source, config.location)
+
+
+def _check_location(where: str, source: str, location: str | None) -> None:
+    if source not in EMBEDDED and not location:
+        raise ValueError(f"{where}source is {source}, but {where}location is null; set it to where the images are")
+    if source == "digits" and location:
+        raise ValueError(
+            f"{where}location is {location}, but {where}source digits has its images itself; set it to null"
+        )

@@ -6,9 +6,11 @@ Terminal, Prefect and MLflow all show these same numbers; a stage knows none of 
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
+RANDOM_INIT = "_random_init"  # behind the name of a number: of the same network from random weights
 logger = logging.getLogger("vitflow.progress")
 
 
@@ -34,6 +36,21 @@ def listening(*listeners: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.reset(token)
+
+
+@contextlib.contextmanager
+def of_random_init() -> Iterator[None]:
+    """Numbers reported inside the block are those of the network from random weights, and are named so."""
+    token = _listeners.set(tuple(functools.partial(_renaming, listener) for listener in _listeners.get()))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
+def _renaming(listener: Listener, event: Progress) -> None:
+    metrics = {f"{name}{RANDOM_INIT}": value for name, value in event.metrics.items()}
+    listener(dataclasses.replace(event, metrics=metrics))
 
 
 def reporter(stage: str, total: int) -> Callable[[int, Mapping[str, float]], None]:

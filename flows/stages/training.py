@@ -23,10 +23,12 @@ from vit.training import masking, mirror
 from vit.training.checkpoint import Checkpoints
 from vit.training.distributed import barrier, rank, world_size
 from vit.training.fit import FitConfig, fit, timed
+from vit.training.flops import training_flops
 from vit.training.placement import micro_batch
 from vit.training.scoring import score
 
 HISTORY = "history.jsonl"
+STEPS, FLOPS = "train/steps", "train/flops"  # in metrics.json: updates that were done, and what they took
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,9 +115,8 @@ def worker(job: Job, report: ray_training.Report) -> None:
         masked = isinstance(model, MaskedPatchPrediction)
         body, class_names = (model.vit, []) if masked else (model, train.class_names)
         assert isinstance(body, Model)
-        _write_result(
-            job, body, class_names, found | {"num_train": len(train), "num_val": len(val), "world_size": world_size()}
-        )
+        found |= {"num_train": len(train), "num_val": len(val), "world_size": world_size()}
+        _write_result(job, body, class_names, found, per_image=training_flops(model))
     barrier()
 
 
@@ -127,14 +128,20 @@ def _validated(model: nn.Module, val: Shards, fit: FitConfig) -> dict[str, float
     return score(model, val, resolution=fit.resolution, view=view)
 
 
-def _write_result(job: Job, model: Model, class_names: list[str], metrics: dict[str, Any]) -> None:
+def _write_result(
+    job: Job, model: Model, class_names: list[str], metrics: dict[str, Any], *, per_image: float | None
+) -> None:
+    """`per_image` are the FLOPs of a training step for one image."""
+    assert per_image is not None, "it is one of our networks"
     result = job.scratch / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
     view = job.fit.augment.evaluation
     native.save(result / output.MODEL, model, class_names=class_names, evaluation=view)
     rows = _history(job.scratch / "checkpoints" / HISTORY)
-    output.write_json(result / "metrics.json", metrics | {"train/loss": rows[-1]["train/loss"]})
+    steps = rows[-1]["step"]
+    done = {STEPS: steps, FLOPS: per_image * job.fit.train.batch_size * steps, "train/loss": rows[-1]["train/loss"]}
+    output.write_json(result / "metrics.json", metrics | done)
     write_csv(pa.Table.from_pylist(rows), result / "metrics.csv")
     top1 = metrics.get("val/top1")
     title = f"validation loss {metrics['val/loss']:.4g}" if top1 is None else f"validation top-1 {top1:.1%}"

@@ -17,6 +17,7 @@ from flows.adapters import storage
 from flows.cli import app
 from flows.stages.config import load, names
 from flows.stages.judging import BenchmarkConfig
+from flows.stages.prepare import EMBEDDED
 from flows.stages.run import Run
 from tests.checkout import ROOT, environment
 from tests.s3.stores import environment as s3_environment
@@ -68,7 +69,7 @@ def test_every_pipeline_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert found["devices"]["number"] == 8 and found["devices"]["memory"] == 80e9
     for cost in found["cost"].values():
         assert cost["images"] > cost["steps"] > 0 and cost["device_hours"] > 0 and cost["checkpoint_bytes"] > 0
-    assert bool(found["missing"]) == (name != "mini")  # neither ImageNet nor VTAB is here
+    assert bool(found["missing"]) == (name not in EMBEDDED)  # neither ImageNet nor VTAB is here
     if name in TABLE_6:
         assert found["cost"]["pretrain"]["exaflops"] == pytest.approx(TABLE_6[name], rel=0.021)
 
@@ -81,7 +82,7 @@ def test_the_promises_of_pipelines_yaml_are_what_is_computed() -> None:
     comments = {name: comment for comment, name in PROMISE.findall((ROOT / "pipelines.yaml").read_text())}
     assert comments.keys() == set(names())
     h200 = forecast.Devices.named("H200")
-    for name in comments.keys() - {"mini"}:
+    for name in comments.keys() - set(EMBEDDED):
         promised = float(re.findall(r"([\d,]+) hours", comments[name])[-1].replace(",", ""))
         expected = forecast.cost(load(name), "pretrain", h200, tasks=0)["device_hours"]
         assert promised == pytest.approx(expected, rel=0.03, abs=0.6), name

@@ -106,6 +106,7 @@ def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
         ({"source": "webdatset"}, "source .webdatset. is unknown; did you mean webdataset"),
         ({"source": "folder"}, "source is folder, but location is null"),
         ({"source": "dataset:cifar12", "location": "x"}, r"'dataset:cifar12' is unknown; did you mean cifar1\d+\?"),
+        ({"source": "digits", "location": "x"}, "location is x, but source digits has its images itself"),
         ({"tasks": "vtab-1k"}, "source mini hides copies"),
         ({"num_images": 127}, "num_images is 127.*at least 128"),
         ({"val_fraction": 0.0}, "val_fraction is 0.0; it must be more than 0"),
@@ -139,6 +140,22 @@ def test_a_key_stays_when_files_are_added(pictures: Path, tmp_path: Path) -> Non
     Image.new("RGB", (4, 4)).save(pictures / "zebra" / "A.0.png")  # differs from a.0.png by case only
     after = Shards(prepare(folder_config(pictures), out=tmp_path / "after") / "corpus")
     assert set(before.keys) < set(after.keys)
+
+
+def test_digits_never_train_on_a_test_image_of_mini_digits(tmp_path: Path) -> None:
+    config = dataclasses.replace(MINI, source="digits", downstream=Downstream(source="digits", location=None))
+    out = prepare(config, out=tmp_path / "out")
+    splits = {
+        (place, split): {Shards(out / place, splits=(split,)).read(row) for row in range(size)}
+        for place, split, size in (("corpus", "train", 800), ("corpus", "val", 200), ("downstream", "train", 1000))
+    }
+    assert splits["downstream", "train"] == splits["corpus", "train"] | splits["corpus", "val"]
+    tests = Shards(out / "downstream", splits=("val",))
+    same = Shards(out / "tasks" / "mini_digits", splits=("test",))
+    assert [tests.read(row) for row in range(100)] == [same.read(row) for row in range(100)]
+    assert not splits["downstream", "train"] & {tests.read(row) for row in range(len(tests))}
+    assert tests.class_names == [str(digit) for digit in range(10)] and tests.image(0).size == (32, 32)
+    assert json.loads((out / "source.json").read_text()) == {}
 
 
 def test_unreadable_images_are_listed(pictures: Path, tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def start() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds())
     cpus = None if address else max(os.cpu_count() or 1, num_workers())
+    # Ray starts as many processes at a time as there are CPUs; two of its own, of no CPUs, come before the workers.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 + max(os.cpu_count() or 1, num_workers())))
     logger.info("%s Ray", f"connecting to {address} for" if address else "starting local")
     ray_sessions.remove_old()
     try:

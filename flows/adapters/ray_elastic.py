@@ -12,7 +12,6 @@ run. Four things are different here:
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -21,7 +20,6 @@ from typing import Any, cast
 
 import ray
 from ray._private.state import state as cluster
-from ray._raylet import PlacementGroupID
 from ray.exceptions import RayError, RaySystemError
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -35,7 +33,6 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
 )
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 LOOK_EVERY = 1.0  # seconds between two looks at a cluster that is too small
 SAY_EVERY = 30.0  # seconds
@@ -137,7 +134,7 @@ class LeanTrainer(TorchTrainer):
     """Ray's trainer without helpers that have nothing to do here: each is a process, and imports for seconds.
 
     One hands out Ray Data's datasets, of which we have none. On a cluster of our own, which ends with its driver, the
-    controller needs no process either, nor one that removes what a dead driver leaves: `free_places` does.
+    controller needs no process either, nor one that removes what a dead controller leaves.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -150,16 +147,6 @@ class LeanTrainer(TorchTrainer):
         controller = OwnController(**arguments)
         asyncio.run(controller.run())
         return controller.get_result()
-
-
-def free_places() -> None:
-    """Give back what a controller that died held for its workers, or the next one would wait for it for ever."""
-    if "RAY_ADDRESS" in os.environ:
-        return  # Ray's own helper does it there
-    with contextlib.suppress(Exception):  # where the cluster itself died, what failed before is to be told, not this
-        for key, held in placement_group_table().items():
-            if held["state"] != "REMOVED":
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
 
 
 class ElasticTrainer(LeanTrainer):

@@ -117,7 +117,7 @@ def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tup
     from ray.train.torch import TorchConfig
 
     from flows.adapters import ray_mailbox
-    from flows.adapters.ray_elastic import ElasticTrainer, LeanTrainer, free_places
+    from flows.adapters.ray_elastic import ElasticTrainer, LeanTrainer
 
     gpu = bool(ray.cluster_resources().get("GPU"))
     many = {"counts": counts, "mailbox": mailbox} if len(counts) > 1 else {}
@@ -140,7 +140,6 @@ def _fit(worker: Worker, job: Any, mailbox: Any, counts: Sequence[int], run: tup
     try:
         ray_cluster.patiently(fitting.fit)
     except Exception as error:
-        free_places()
         raise WorkersFailed(
             f"{counts[-1]} Ray workers failed {MAX_FAILURES + 1} times, last: {_last_line(error)}"
         ) from error

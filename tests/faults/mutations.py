@@ -52,14 +52,6 @@ MUTATIONS = (
         trial=2,
     ),
     Mutation(
-        2,
-        "the places of a dead controller's workers, given back",
-        "flows/adapters/ray_training.py",
-        "        free_places()\n",
-        "",
-        trial=3,
-    ),
-    Mutation(
         3,
         "workers that are asked to save",
         "flows/adapters/ray_mailbox.py",

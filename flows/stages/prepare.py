@@ -45,9 +45,8 @@ class PrepareConfig:
     seed: int  # mini: which images are drawn; the tasks are the same for every seed
     # mini, digits, folder, table, webdataset, huggingface, reference (shards that stay where they are) or dataset:NAME
     source: str
-    location: (
-        str | None
-    )  # path or s3:// address of a directory, or of a table; a path for dataset:NAME; null if embedded
+    # A path or an s3:// address of a directory, or of a table; a path for dataset:NAME; null if embedded
+    location: str | None
     columns: Columns  # table, huggingface: which columns hold what
     # A file with the name of a class on each line: table, webdataset, huggingface; imagenet21k: WordNet ids, in the
     # order of a head of 21,843 say, of which some may have no image

@@ -103,6 +103,8 @@ def start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # nobody takes the node away from under its own driver
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # It would set up the logging of this whole process anew.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(hang_seconds())
     cpus = None if address else max(os.cpu_count() or 1, num_workers())
     # Ray starts as many processes at a time as there are CPUs; two of its own, of no CPUs, come before the workers.

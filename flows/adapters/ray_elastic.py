@@ -12,10 +12,13 @@ run. Four things are different here:
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -33,10 +36,12 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ScalingDecision,
 )
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.logging import LoggingManager
 
 LOOK_EVERY = 1.0  # seconds between two looks at a cluster that is too small
 SAY_EVERY = 30.0  # seconds
 ANSWER_WITHIN = 5.0  # seconds
+LEAVE_WITHIN = 10.0  # seconds
 
 
 class DividingPolicy(ElasticScalingPolicy):
@@ -121,13 +126,58 @@ class OwnController(TrainController):
     worker_group_cls = OwnWorkers
 
     def __init__(self, **arguments: Any) -> None:
-        self._job = ray.get_runtime_context().get_job_id()
         super().__init__(**arguments)
+        self._left, self._over = threading.Event(), threading.Event()
+
+    def run_to_the_end(self) -> Result:
+        """What Ray's trainer does with its actor. Raises RaySystemError once it was left."""
+        _running.append(self)
+        try:
+            asyncio.run(self.run())
+            return self.get_result()
+        finally:
+            _running.remove(self)
+            self._over.set()
+
+    def leave(self) -> None:
+        """Nobody waits for the result any more: end, within seconds, or Ray must not be shut down."""
+        self._left.set()
+        self._over.wait(LEAVE_WITHIN)
 
     async def _run_control_loop_iteration(self) -> None:
-        if not ray.is_initialized() or ray.get_runtime_context().get_job_id() != self._job:
-            raise RaySystemError("Ray was shut down while workers were training")
+        if self._left.is_set():
+            raise RaySystemError("nobody waits for the workers any more")
         await super()._run_control_loop_iteration()
+
+
+_running: list[OwnController] = []
+
+
+def leave() -> None:
+    """End what controls workers in other threads of this process."""
+    for controller in list(_running):
+        controller.leave()
+
+
+@contextlib.contextmanager
+def _told_to_a_file() -> Iterator[None]:
+    """What the controller says is kept beside what the workers say, in Ray's directory, and is not for the terminal."""
+    logger = logging.getLogger("ray.train")
+    before = logger.level, logger.propagate
+    directory = Path(str(LoggingManager.get_log_directory()))
+    directory.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(directory / "controller.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(file)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(file)
+        file.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class LeanTrainer(TorchTrainer):
@@ -144,9 +194,8 @@ class LeanTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
         if "RAY_ADDRESS" in os.environ:
             return super()._initialize_and_run_controller(**arguments)
-        controller = OwnController(**arguments)
-        asyncio.run(controller.run())
-        return controller.get_result()
+        with _told_to_a_file():
+            return OwnController(**arguments).run_to_the_end()
 
 
 class ElasticTrainer(LeanTrainer):

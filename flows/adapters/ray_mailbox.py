@@ -3,6 +3,7 @@
 An actor of no CPUs on the driver's own node: on another one it would be lost with it.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,6 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vit.training import preemption
 
 FETCH_EVERY = 0.3  # seconds
+# With its node: the jobs of local clusters, one after the other, all have the same number.
+_put_back: list[tuple[Any, str]] = []
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -24,6 +27,10 @@ class Mailbox:
     """Keeps what workers send until the driver fetches it."""
 
     def __init__(self) -> None:
+        self.empty()
+
+    def empty(self) -> None:
+        """Forget everything: for another training."""
         self.messages: list[Any] = []
         self.error: Exception | None = None
         self.stopping, self.ending, self.ended = False, False, False
@@ -75,8 +82,15 @@ class Forward(logging.Handler):
 
 
 def opened() -> Any:
-    """A new mailbox."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    """An empty mailbox: the one that was put back, or a new one."""
+    node = ray.get_runtime_context().get_node_id()
+    while _put_back:
+        mailbox, of_node = _put_back.pop()
+        with contextlib.suppress(RayError):
+            if of_node == node:
+                ray.get(mailbox.empty.remote())
+                return mailbox
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
     return cast(Any, ray.remote(Mailbox)).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
@@ -117,3 +131,8 @@ def deliver(mailbox: Any, report: Report, finished: threading.Event) -> None:
             else:
                 name, level, text = content
                 logging.getLogger(name).log(level, "%s", text)
+
+
+def put_back(mailbox: Any) -> None:
+    """For the next training: all workers that write to it have ended by themselves. It saves that one a process."""
+    _put_back.append((mailbox, ray.get_runtime_context().get_node_id()))

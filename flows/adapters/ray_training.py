@@ -46,7 +46,7 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report, f
         return
     counts = possible_counts(fewest, most, fits)
     ray_cluster.start()
-    from flows.adapters import ray_mailbox
+    from flows.adapters import ray_elastic, ray_mailbox
 
     mailbox = ray_mailbox.opened()
     shutil.rmtree(storage / name, ignore_errors=True)
@@ -65,9 +65,11 @@ def run(worker: Worker, job: Any, *, name: str, storage: Path, report: Report, f
         with preemption.listening(), _saving_if_cancelled(mailbox, lambda: furthest):
             _while_it_gets_further(lambda: _fit(worker, job, mailbox, counts, (name, storage)), lambda: furthest)
     finally:
+        ray_elastic.leave()
         finished.set()
         reader.join()
         shutil.rmtree(storage / name, ignore_errors=True)
+    ray_mailbox.put_back(mailbox)
 
 
 def _while_it_gets_further(fit: Callable[[], None], furthest: Callable[[], int]) -> None:

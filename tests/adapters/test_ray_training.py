@@ -1,14 +1,22 @@
 """How many workers a training gets, and how often it is tried again; the workers themselves: tests/faults."""
 
+import contextlib
 import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.train import ScalingConfig
 
-from flows.adapters import ray_cluster, ray_training
+from flows.adapters import ray_cluster, ray_sessions, ray_training
 from flows.adapters.ray_elastic import DividingPolicy, LeanTrainer
+from vit.training.distributed import rank, world_size
 from vit.training.placement import micro_batch
 
 
@@ -69,3 +77,59 @@ def test_a_training_is_tried_again_while_it_gets_further(failing_at: tuple[int, 
     with pytest.raises(ray_cluster.WorkersFailed):
         ray_training._while_it_gets_further(fit, lambda: max(reached))
     assert len(reached) - 1 == attempts
+
+
+def tell(job: str, report: ray_training.Report) -> None:
+    """What workers do in the tests below."""
+    if job == "bad":
+        raise ValueError("a bad job")
+    if job == "long":
+        report(0, {})
+        time.sleep(600)
+    if rank() == 0:
+        report(world_size(), {job: 1.0})
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("VITFLOW_WORKERS", "2")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    ray_cluster.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
+def test_trainings_follow_each_other_and_hear_only_of_themselves(tmp_path: Path) -> None:
+    seen: list[tuple[int, str]] = []
+    for job in ("first", "second", "bad", "third"):
+        expected = pytest.raises(ValueError, match="a bad job") if job == "bad" else contextlib.nullcontext()
+        with expected:
+            ray_training.run(
+                tell, job, name=job, storage=tmp_path, report=lambda step, of: seen.append((step, *of)), fits=str
+            )
+    assert seen == [(2, "first"), (2, "second"), (2, "third")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
+def test_an_interrupted_training_leaves_no_thread_and_the_next_one_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        ray_training.run(tell, "long", name="n", storage=tmp_path, report=interrupt, fits=str)
+    for thread in threading.enumerate():
+        if thread.name in ("ray", "mailbox"):
+            thread.join(1)
+            assert not thread.is_alive()
+    ray_cluster.stop()
+    assert not ray.is_initialized()
+    ray_training.run(tell, "next", name="n", storage=tmp_path, report=lambda step, _: seen.append(step), fits=str)
+    assert seen == [2]
+    assert "worker group" not in "".join(capfd.readouterr()), "that is for Ray's own log"
+    assert list(ray_sessions.directory().glob(f"session_*_{os.getpid()}/logs/train/controller.log"))

@@ -188,11 +188,12 @@ class LeanTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback,) if "RAY_ADDRESS" in os.environ else (DatasetsCallback, PlacementGroupCleanerCallback)
+        own = not os.environ.get("RAY_ADDRESS")
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback) if own else (DatasetsCallback,)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        if "RAY_ADDRESS" in os.environ:
+        if os.environ.get("RAY_ADDRESS"):
             return super()._initialize_and_run_controller(**arguments)
         with _told_to_a_file():
             return OwnController(**arguments).run_to_the_end()

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vit.training import preemption
 
-FETCH_EVERY = 0.3  # seconds
+FETCH_EVERY = 0.1  # seconds
 # With its node: the jobs of local clusters, one after the other, all have the same number.
 _put_back: list[tuple[Any, str]] = []
 

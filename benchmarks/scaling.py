@@ -72,9 +72,9 @@ the totals. They are no part of a stage's output, whose bytes follow from config
 ## What Ray costs at the start
 
 `make setup-dev && python -m benchmarks.startup` (bytecode compiled, nothing beside it; `mini`, two workers on two
-cores): until its first step pretrain takes 7 s more than in one process, finetune 4.5 s, evaluate 1.8 s: 13 s a run, up to
-16 s when the machine is slow. Most of it are Ray's own processes, and workers that import torch and Ray at the same time.
-With `VITFLOW_WORKERS=0` there is none of that.
+cores): until its first step pretrain takes 7 s more than in one process, finetune 4.5 s, evaluate 1.8 s: 13 s a run,
+up to 16 s when the machine is slow. Most of it are Ray's own processes, and workers that import torch and Ray at the
+same time. With `VITFLOW_WORKERS=0` there is none of that.
 """
 
 

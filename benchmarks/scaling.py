@@ -32,8 +32,8 @@ plain loop.
 
 The loop takes 1.01 times a bare forward, backward, clip and optimiser; our default precision (bf16) 0.21 times what
 timm's default (fp32) takes, Hugging Face's Trainer 1.77 times our fp32 loop. Long trainings are compiled by
-themselves on a GPU: ViT-B/16 gains 1.15, block by block in about ten seconds where compiling the network whole took
-thirty.
+themselves on a GPU: ViT-B/16 gains 1.15. Whole, that took 31 s from cold; block by block 4 s, some kernels being cached
+from before.
 
 With the loader (JPEGs of 500 x 375, 16 cores, each batch decoded and augmented): ViT-B/16 3,887 images/s, ViT-L/16
 1,322, the step then being the limit. Eight threads are the default: sixteen decode fewer images, 3,649 instead of

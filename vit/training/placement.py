@@ -3,8 +3,7 @@
 | variable | meaning |
 |---|---|
 | VITFLOW_MICRO_BATCH | images of one forward and backward pass of one worker; unset: its whole share of the batch |
-| VITFLOW_COMPILE | 1: torch.compile, 0: never; unset: on a GPU, in trainings that are long enough to gain by it. The
-                    same formulas in other kernels: last bits differ, as between two GPUs |
+| VITFLOW_COMPILE | 1: torch.compile, 0: never; unset: long trainings on a GPU. Last bits differ, as between two GPUs |
 | VITFLOW_RECOMPUTE | 1: keep only the inputs of blocks and compute the rest again (activation checkpointing) |
 | VITFLOW_SHARD | 1: parameters, gradients and optimiser are spread over the workers (FSDP2) |
 """
@@ -88,7 +87,7 @@ def place(model: nn.Module, config: TrainConfig) -> nn.Module:
 def compiles(steps: int) -> bool:
     """Whether a training of so many updates is compiled: VITFLOW_COMPILE, else what is faster here.
 
-    On an H200 it makes ViT-B/16 1.15 times as fast, for ten seconds (docs/scaling.md). A CPU gains next to nothing.
+    On an H200 it makes ViT-B/16 1.15 times as fast, for seconds (docs/scaling.md). A CPU gains next to nothing.
     """
     if os.environ.get("VITFLOW_COMPILE"):
         return is_on("COMPILE")
